@@ -1,0 +1,3 @@
+"""Analyses of stored models. None has been written yet."""
+
+ANALYSES = {}

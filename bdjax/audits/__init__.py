@@ -1,0 +1,3 @@
+"""Audits: questions put to a model after training or purification."""
+
+AUDITS = {}

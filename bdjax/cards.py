@@ -1,0 +1,174 @@
+"""Cards: what a method is, what it needs and what can be set; and the text form `name:setting=value,setting=value`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bdjax.errors import InvalidInput
+
+ORACLE = frozenset({"clean_model", "target", "triggered", "poisoned", "test"})
+"""What a defender would not have: a method that needs one of these is an oracle."""
+
+NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set. A float is traced and may be swept; an int, bool or str is static."""
+
+    default: float | int | bool | str
+    about: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def traced(self) -> bool:
+        """Whether the value reaches the program as an argument instead of shaping it."""
+        return isinstance(self.default, float)
+
+    def parse(self, value: Any, where: str) -> float | int | bool | str:
+        """The value in the setting's own type, from text or from a Python value.
+
+        Raises:
+            InvalidInput: it is of another type, outside [low, high] or not among the choices.
+        """
+        kind = type(self.default)
+        try:
+            if kind is bool:
+                parsed = {"true": True, "false": False}[str(value).lower()]
+            elif kind is int:
+                parsed = int(str(value))
+            elif kind is float:
+                parsed = float(value)
+            else:
+                parsed = str(value)
+        except (KeyError, ValueError, TypeError):
+            raise InvalidInput(f"{where}={value}: {self._expected()}") from None
+        if kind in (int, float):
+            low = -float("inf") if self.low is None else self.low
+            high = float("inf") if self.high is None else self.high
+            if not low <= parsed <= high:  # also false for NaN
+                raise InvalidInput(f"{where}={value}: {self._expected()}")
+        if self.choices and parsed not in self.choices:
+            raise InvalidInput(f"{where}={value}: {self._expected()}")
+        return parsed
+
+    def _expected(self) -> str:
+        if self.choices:
+            return "choose " + " or ".join(self.choices)
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(self.default)]
+        bounds = [f"at least {self.low:g}"] if self.low is not None else []
+        bounds += [f"at most {self.high:g}"] if self.high is not None else []
+        return "give " + " ".join([kind, " and ".join(bounds)]).strip()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know of a method before using or comparing it."""
+
+    name: str
+    title: str  # the method's own name, as its authors write it
+    citation: str  # authors, title, venue and year, link
+    year: int
+    version: int  # raised when what it computes changes, so that stored results are made anew
+    kind: str  # e.g. "dirty-label, static"; "fine-tuning"; "convolutional network"
+    stage: str = ""  # pre-training, in-training, post-training, inference; for an attack: data or training
+    needs: tuple[str, ...] = ()  # fields of Given
+    changes: str = ""  # what of the data or the model it changes
+    smallest: int = 1  # pixels: the smallest height and width that it works on
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
+    departures: tuple[str, ...] = ()  # from the paper, each said as one
+
+    def __post_init__(self) -> None:
+        unknown = set(self.needs) - NEEDS
+        if unknown:
+            raise ValueError(f"card {self.name}: unknown needs {sorted(unknown)}")
+        for preset, values in self.presets.items():
+            for name, value in values.items():
+                self.settings[name].parse(value, f"{self.name}:preset={preset}: {name}")
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the method uses what a defender would not have."""
+        return bool(ORACLE & set(self.needs))
+
+
+class Method(NamedTuple):
+    """A registry's entry: the card, and `make(...)` that builds the method from its static settings.
+
+    Attacks, defenses, selections and audits: `make(net, shape, classes, **static)`, shape (height, width, channels).
+    Models: `make(shape, classes, mean, std, **static)`, mean and std tuples a channel in [0, 1].
+    Datasets: `make(**static)`.
+    """
+
+    card: Card
+    make: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method as somebody asked for it: every setting has its value."""
+
+    text: str  # as it was written: the coordinate in the results
+    name: str
+    static: Mapping[str, Any]
+    traced: Mapping[str, float]
+    version: int
+
+    def identity(self) -> dict[str, Any]:
+        """What the results depend on, whatever way it was written."""
+        return {"name": self.name, "version": self.version, **self.static, **self.traced}
+
+
+def split(text: str) -> tuple[str, dict[str, str]]:
+    """`name:a=1,b=2` as a name and a dict of texts.
+
+    Raises:
+        InvalidInput: the text is not of that form.
+    """
+    name, _, rest = text.strip().partition(":")
+    given: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in rest.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise InvalidInput(f"{text!r}: {part!r} is not setting=value; write name:setting=value,setting=value")
+        if key.strip() in given:
+            raise InvalidInput(f"{text!r}: {key.strip()} is given twice; give it once")
+        given[key.strip()] = value.strip()
+    return name.strip(), given
+
+
+def lookup(text: str, registry: Mapping[str, Method], what: str, fallback: Mapping[str, Any] | None = None) -> Spec:
+    """The method that `text` asks for, with every setting valued: from the text, else `fallback`, else the preset.
+
+    Args:
+        text: `name` or `name:setting=value,...`; `preset=NAME` is among the settings.
+        registry: name -> Method.
+        what: what the registry holds, in one word, for the error.
+        fallback: values for settings that the text leaves open; names that the card lacks are passed over.
+
+    Raises:
+        InvalidInput: no such method, setting or preset, or a value that its setting does not allow.
+    """
+    name, given = split(text)
+    if name not in registry:
+        raise InvalidInput(f"no {what} {name!r}; choose from {', '.join(sorted(registry))}")
+    card = registry[name].card
+    preset = given.pop("preset", "paper")
+    if preset not in card.presets:
+        raise InvalidInput(f"{name} has no preset {preset!r}; choose from {', '.join(card.presets)}")
+    unknown = sorted(set(given) - set(card.settings))
+    if unknown:
+        allowed = ", ".join(card.settings) or "nothing"
+        raise InvalidInput(f"{name} has no setting {unknown[0]!r}; it has {allowed}")
+    values = {key: setting.default for key, setting in card.settings.items()}
+    values |= card.presets[preset]
+    values |= {key: value for key, value in (fallback or {}).items() if key in values}
+    values |= given
+    parsed = {key: card.settings[key].parse(value, f"{name}:{key}") for key, value in values.items()}
+    static = {key: value for key, value in parsed.items() if not card.settings[key].traced}
+    traced = {key: value for key, value in parsed.items() if card.settings[key].traced}
+    return Spec(text.strip(), name, static, traced, card.version)

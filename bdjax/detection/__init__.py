@@ -1,0 +1,3 @@
+"""Detectors of poisoned rows and triggered queries. None has been written yet."""
+
+DETECTORS = {}

@@ -1,0 +1,8 @@
+"""The one error that means: what you gave cannot be used, and here is what can."""
+
+
+class InvalidInput(ValueError):
+    """A value that the user gave cannot be used; the message says what was given, what is allowed and what to do.
+
+    The command prints it as one line, `bdjax: ...`, and ends with status 2.
+    """

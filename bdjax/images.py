@@ -1,0 +1,40 @@
+"""Pure functions of images: float (height, width, channels) in [0, 1], one image or a batch as each says."""
+
+import jax
+import jax.numpy as jnp
+
+from bdjax.types import Array, Key
+
+
+def crop(key: Key, image: Array, padding: int) -> Array:
+    """A random crop of each image of a batch, shifted by up to `padding` pixels each way, black beyond its border."""
+    count, height, width, channels = image.shape
+    offset = jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
+    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+    def cut(one: Array, start: Array) -> Array:
+        return jax.lax.dynamic_slice(one, (start[0], start[1], 0), (height, width, channels))
+
+    return jax.vmap(cut)(padded, offset)
+
+
+def flip(key: Key, image: Array) -> Array:
+    """Each image of a batch mirrored left to right with probability one half."""
+    turn = jax.random.bernoulli(key, 0.5, (image.shape[0], 1, 1, 1))
+    return jnp.where(turn, image[:, :, ::-1], image)
+
+
+def augmentation(padding: int, mirrored: bool):
+    """The field's augmentation: (key, image batch) -> image batch, zero-padded crop and, where allowed, flip."""
+
+    def augment(key: Key, image: Array) -> Array:
+        if padding:
+            image = crop(jax.random.fold_in(key, 0), image, padding)
+        return flip(jax.random.fold_in(key, 1), image) if mirrored else image
+
+    return augment
+
+
+def to_uint8(image: Array) -> Array:
+    """Float images in [0, 1] as uint8, rounded to the nearest level."""
+    return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
