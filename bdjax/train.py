@@ -1,0 +1,216 @@
+"""Training as pure pieces: losses, schedules, the procedure that most methods are a variant of, and `fit`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from bdjax.cards import Setting
+from bdjax.keys import stream
+from bdjax.types import Array, Batch, Given, Key, Net, Procedure, PyTree, Source, Trained, Weights
+
+RECIPE = {
+    "epochs": Setting(100, "passes over the rows", "epochs", low=1),
+    "batch": Setting(128, "rows a step; the whole source where that is smaller", "rows", low=1),
+    "learning_rate": Setting(0.01, "at the start", low=0.0),
+    "momentum": Setting(0.9, "of SGD", low=0.0, high=1.0),
+    "weight_decay": Setting(5e-4, "coupled L2 on every parameter, those of BatchNorm included", low=0.0),
+    "schedule": Setting(
+        "epoch", "cosine advanced each epoch or step, or constant", choices=("epoch", "step", "constant")
+    ),
+    "period": Setting(0, "half period of the cosine in units of schedule; 0: the length of the stage", low=0),
+    "drop_last": Setting(False, "leave out the rows that do not fill a batch"),
+}
+"""The settings of `supervised`, for cards. Half periods shorter than the stage make the rate rise again."""
+
+
+def steps_per_epoch(size: int, batch: int, drop_last: bool = False) -> int:
+    """Steps in an epoch over `size` rows; a batch is never larger than the source."""
+    batch = min(batch, size)
+    return size // batch if drop_last else -(-size // batch)
+
+
+def shuffled(key: Key, size: int, batch: int, drop_last: bool = False) -> Array:
+    """A random order of the rows 0 to size - 1, int32 (steps, batch); -1 pads the last batch."""
+    steps, batch = steps_per_epoch(size, batch, drop_last), min(batch, size)
+    rows = jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))[: steps * batch]
+    return jnp.pad(rows, (0, steps * batch - rows.size), constant_values=-1).reshape(steps, batch)
+
+
+def mean(value: Array, weight: Array) -> Array:
+    """The mean of value (b,) over rows by their weight (b,)."""
+    return jnp.sum(value * weight) / jnp.sum(weight)
+
+
+def cross_entropy(logits: Array, label: Array, weight: Array, smoothing: Array | float = 0.0) -> Array:
+    """Mean cross-entropy over rows; under smoothing s the label gets 1 - s and each other class s / (K - 1)."""
+    logs = jax.nn.log_softmax(logits)
+    true = jnp.take_along_axis(logs, label[:, None], axis=1)[:, 0]
+    others = jnp.sum(logs, axis=1) - true
+    return mean(-(1 - smoothing) * true - smoothing / (logits.shape[1] - 1) * others, weight)
+
+
+def accuracy(logits: Array, label: Array, weight: Array) -> Array:
+    """The share of rows whose largest logit is their label's."""
+    return mean((jnp.argmax(logits, axis=1) == label).astype(weight.dtype), weight)
+
+
+def rate(step: Array, steps: int, epochs: int, schedule: str, period: int) -> Array | float:
+    """The factor on the learning rate at a step: 1/2 (1 + cos(pi t / T)), t in epochs or steps, periodic beyond T."""
+    if schedule == "constant":
+        return 1.0
+    time, length = (step // steps, epochs) if schedule == "epoch" else (step, epochs * steps)
+    return 0.5 * (1 + jnp.cos(jnp.pi * time / (period or length)))
+
+
+def sgd(learning_rate, momentum, weight_decay=0.0, nesterov: bool = False) -> optax.GradientTransformation:
+    """SGD as PyTorch has it: v <- momentum v + (g + decay w); w <- w - rate v. All three may be traced."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum, nesterov=nesterov),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+@struct.dataclass
+class State:
+    """What a supervised procedure carries from step to step."""
+
+    weights: Weights
+    optimizer: PyTree
+    step: Array  # int32 ()
+
+
+def loss_gradient(net: Net, weights: Weights, image: Array, batch: Batch, smoothing: Array | float = 0.0):
+    """Gradient of the cross-entropy in training mode: (gradients, batch_stats, info)."""
+
+    def loss(params):
+        at = weights.replace(params=params)
+        logits, batch_stats, _ = net.apply(at, image, train=True, weight=batch.weight)
+        return cross_entropy(logits, batch.label, batch.weight, smoothing), (batch_stats, logits)
+
+    (value, (batch_stats, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(weights.params)
+    return gradient, batch_stats, {"loss": value, "accuracy": accuracy(logits, batch.label, batch.weight)}
+
+
+def _plain(net: Net, weights: Weights, image: Array, batch: Batch, given: Given):
+    return loss_gradient(net, weights, image, batch, given.settings.get("smoothing", 0.0))
+
+
+def supervised(
+    net: Net,
+    source: Callable[[Given], Source],
+    *,
+    epochs: int,
+    batch: int,
+    schedule: str = "epoch",
+    period: int = 0,
+    drop_last: bool = False,
+    fresh: bool = False,
+    augment: bool = True,
+    gradient: Callable = _plain,
+) -> Procedure:
+    """SGD on labelled rows in training mode; `gradient` is where methods differ.
+
+    Args:
+        net: the network.
+        source: given -> the rows.
+        epochs, batch, schedule, period, drop_last: see RECIPE.
+        fresh: start from a new initialisation, not from the stage before or the victim.
+        augment: whether the dataset's augmentation is applied to each batch.
+        gradient: (net, weights, image, batch, given) -> (gradients, batch_stats, info).
+
+    Reads learning_rate and, where they are set, momentum, weight_decay and smoothing from `given.settings`.
+    """
+
+    def optimizer(given: Given, factor) -> optax.GradientTransformation:
+        settings = given.settings
+        learning_rate = settings["learning_rate"] * factor
+        return sgd(learning_rate, settings.get("momentum", 0.0), settings.get("weight_decay", 0.0))
+
+    def init(key: Key, given: Given, previous: Trained | None) -> State:
+        weights = net.init(stream(key, "init")) if fresh else start(given, previous)
+        return State(weights, optimizer(given, 0.0).init(weights.params), jnp.zeros((), jnp.int32))
+
+    def order(key: Key, state: State, epoch: Array, given: Given) -> Array:
+        del state, epoch
+        return shuffled(key, source(given).size, batch, drop_last)
+
+    def step(key: Key, state: State, rows: Batch, given: Given):
+        image = given.augment(stream(key, "augment"), rows.image) if augment else rows.image
+        gradients, batch_stats, info = gradient(net, state.weights, image, rows, given)
+        steps = steps_per_epoch(source(given).size, batch, drop_last)
+        rule = optimizer(given, rate(state.step, steps, epochs, schedule, period))
+        updates, kept = rule.update(gradients, state.optimizer, state.weights.params)
+        params = optax.apply_updates(state.weights.params, updates)
+        return State(Weights(params, batch_stats), kept, state.step + 1), info
+
+    def finish(key: Key, state: State, given: Given) -> Trained:
+        del key, given
+        return Trained(state.weights)
+
+    return Procedure(source, epochs, init, order, step, finish)
+
+
+def start(given: Given, previous: Trained | None) -> Weights:
+    """Where a stage that does not start anew begins: what the stage before it left, else the victim."""
+    return given.victim if previous is None else previous.weights
+
+
+def begin(procedure: Procedure, key: Key, given: Given, previous) -> PyTree:
+    """The state before the first step."""
+    return procedure.init(stream(key, "init"), given, previous)
+
+
+def steps_in(procedure: Procedure, state: PyTree, given: Given) -> int:
+    """Steps in each epoch of a procedure, without computing any."""
+    zero = jax.ShapeDtypeStruct((), jnp.int32)
+    return jax.eval_shape(lambda s, e: procedure.order(jax.random.key(0), s, e, given), state, zero).shape[0]
+
+
+def advance(procedure: Procedure, key: Key, state: PyTree, given: Given, epoch: Array, start: Array, stop: Array):
+    """Steps `start` to `stop` of an epoch; all three may be traced. Returns (state, the mean of each info)."""
+    source = procedure.source(given)
+    rows = procedure.order(jax.random.fold_in(stream(key, "order"), epoch), state, epoch, given)
+    base = jax.random.fold_in(stream(key, "step"), epoch)
+
+    def step(index: Array, state: PyTree):
+        return procedure.step(jax.random.fold_in(base, index), state, source.read(rows[index]), given)
+
+    shapes = jax.eval_shape(partial(step, start), state)[1]
+    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(index: Array, carry):
+        state, info = step(index, carry[0])
+        return state, jax.tree.map(jnp.add, carry[1], info)
+
+    state, total = jax.lax.fori_loop(start, stop, body, (state, total))
+    return state, jax.tree.map(lambda leaf: leaf / jnp.maximum(stop - start, 1), total)
+
+
+def fit(key: Key, procedure: Procedure, given: Callable[[PyTree], Given], operands: PyTree, previous=None) -> Trained:
+    """One procedure run to its end in one compiled program, for surrogates and notebooks.
+
+    Args:
+        key: the run's key.
+        procedure: what to run.
+        given: operands -> Given, called inside the trace so that data are arguments of the program.
+        operands: the arrays that `given` closes over.
+        previous: as for `Procedure.init`.
+    """
+
+    def run(operands: PyTree, previous) -> Trained:
+        door = given(operands)
+        state = begin(procedure, key, door, previous)
+        steps = steps_in(procedure, state, door)
+
+        def epoch(index: Array, state: PyTree) -> PyTree:
+            return advance(procedure, key, state, door, index, jnp.int32(0), jnp.int32(steps))[0]
+
+        state = jax.lax.fori_loop(0, procedure.epochs, epoch, state)
+        return procedure.finish(stream(key, "finish"), state, door)
+
+    return jax.jit(run)(operands, previous)
