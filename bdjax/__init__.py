@@ -1,1 +1,35 @@
-"""bdjax: backdoor attacks on image classifiers and the defenses against them, many seeds and ratios at a time."""
+"""bdjax: backdoor attacks on image classifiers and the defenses against them, many seeds and ratios at a time.
+
+Importing it sets no JAX option and needs only jax, flax, optax and numpy; what reads files is imported on first use.
+"""
+
+import importlib
+
+_WHERE = {
+    "ANALYSES": "analysis",
+    "ATTACKS": "attacks",
+    "AUDITS": "audits",
+    "DATASETS": "io.datasets",
+    "DEFENSES": "defenses",
+    "DETECTORS": "detection",
+    "InvalidInput": "errors",
+    "MODELS": "models",
+    "SELECTIONS": "selections",
+    "Study": "study",
+    "evaluate": "metrics",
+    "load": "io.results",
+    "load_curves": "io.results",
+    "run": "engine",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'bdjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bdjax.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

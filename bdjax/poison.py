@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from bdjax.types import CLEAN, COVER, POISONED, Array
+from bdjax.types import CLEAN, COVER, POISONED, Array, Attack, Poison
 
 
 def all_to_one(target: int):
@@ -41,3 +41,17 @@ def relabel(role: Array, label: Array, goal) -> Array:
 def counted(label: Array, goal) -> Array:
     """Which images ASR and RA are counted on: those that the attack would have to move."""
     return goal(label) != label
+
+
+def _untouched(assets, trigger, image, row):
+    del assets, trigger, row
+    return image
+
+
+def _nothing(key, assets, settings, label, priority, count) -> Poison:
+    del key, assets, settings, priority, count
+    return Poison(jnp.zeros(label.shape, jnp.int8), label, {})
+
+
+NO_ATTACK = Attack(_nothing, _untouched, _untouched, goal=lambda label: label)
+"""The attack that poisons nothing and wants nothing: what a clean model is trained under."""

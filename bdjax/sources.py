@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Poison, PyTree, Source, real
+from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Key, Poison, PyTree, Source, real
 
 
 def _batch(image: Array, label: Array, row: Array) -> Batch:
@@ -26,14 +26,24 @@ def poisoned(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Sour
         image = _pixels(data, row)
         role = poison.role[row]
 
-        def stamped(stamp, wanted: int, image: Array) -> Array:
+        def where(wanted: int, stamp, image: Array) -> Array:
             changed = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, poison.trigger, image, row)
             return jnp.where((role == wanted)[:, None, None, None], changed, image)
 
-        result = stamped(attack.stamp, POISONED, image)
+        result = where(POISONED, attack.stamp, image)
         if attack.cover is not None:
-            result = stamped(attack.cover, COVER, result)
+            result = where(COVER, attack.cover, result)
         return _batch(result, poison.label[row], row)
+
+    return Source(data.label.size, read)
+
+
+def stamped(data: Data, trigger: PyTree, stamp, assets: PyTree) -> Source:
+    """Every row of a split under `stamp` (an attack's `stamp` or `query`), with its true label."""
+
+    def read(row: Array) -> Batch:
+        image = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, trigger, _pixels(data, row), row)
+        return _batch(image, data.label[row], row)
 
     return Source(data.label.size, read)
 
@@ -41,6 +51,27 @@ def poisoned(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Sour
 def mapped(source: Source, change) -> Source:
     """The source with `change(batch) -> batch` applied to what it reads."""
     return Source(source.size, lambda row: change(source.read(row)))
+
+
+def balanced_rows(key: Key, label: Array, classes: int, counts: tuple[int, ...]) -> tuple[Array, ...]:
+    """Disjoint random rows with the same number of every class.
+
+    Args:
+        key: of the draw.
+        label: int32 (n,), every class at least sum(counts) times.
+        classes: K.
+        counts: rows a class in each of the sets.
+
+    Returns:
+        For each count c, int32 (K c,) rows in order of class.
+    """
+    order = jnp.lexsort((jax.random.uniform(key, label.shape, real()), label)).astype(jnp.int32)
+    first = jnp.searchsorted(label[order], jnp.arange(classes, dtype=label.dtype))
+    drawn, begun = [], 0
+    for count in counts:
+        drawn.append(order[first[:, None] + begun + jnp.arange(count)].reshape(-1))
+        begun += count
+    return tuple(drawn)
 
 
 def subset(source: Source, rows: Array) -> Source:

@@ -160,35 +160,45 @@ def start(given: Given, previous: Trained | None) -> Weights:
     return given.victim if previous is None else previous.weights
 
 
-def begin(procedure: Procedure, key: Key, given: Given, previous) -> PyTree:
-    """The state before the first step."""
-    return procedure.init(stream(key, "init"), given, previous)
+def begin(procedure: Procedure, key: Key, given: Given, previous) -> tuple[PyTree, dict[str, Array]]:
+    """The state before the first step, and sums of its infos at zero."""
+    state = procedure.init(stream(key, "init"), given, previous)
+
+    def first(state: PyTree):
+        rows = procedure.order(key, state, jnp.int32(0), given)
+        return procedure.step(key, state, procedure.source(given).read(rows[0]), given)[1]
+
+    info = jax.eval_shape(first, state)
+    return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
 
 
 def steps_in(procedure: Procedure, state: PyTree, given: Given) -> int:
     """Steps in each epoch of a procedure, without computing any."""
-    zero = jax.ShapeDtypeStruct((), jnp.int32)
-    return jax.eval_shape(lambda s, e: procedure.order(jax.random.key(0), s, e, given), state, zero).shape[0]
+    order = partial(procedure.order, jax.random.key(0))
+    return jax.eval_shape(lambda state: order(state, jnp.int32(0), given), state).shape[0]
 
 
-def advance(procedure: Procedure, key: Key, state: PyTree, given: Given, epoch: Array, start: Array, stop: Array):
-    """Steps `start` to `stop` of an epoch; all three may be traced. Returns (state, the mean of each info)."""
+def advance(procedure: Procedure, key: Key, carry, given: Given, epoch: Array, start: Array, stop: Array):
+    """Steps `start` to `stop` of an epoch, all three traced or not; sums of infos begin anew with each epoch.
+
+    carry is (state, sums) as `begin` makes it, and so is what is returned.
+    """
+    state, sums = carry
     source = procedure.source(given)
     rows = procedure.order(jax.random.fold_in(stream(key, "order"), epoch), state, epoch, given)
     base = jax.random.fold_in(stream(key, "step"), epoch)
 
-    def step(index: Array, state: PyTree):
-        return procedure.step(jax.random.fold_in(base, index), state, source.read(rows[index]), given)
-
-    shapes = jax.eval_shape(partial(step, start), state)[1]
-    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
     def body(index: Array, carry):
-        state, info = step(index, carry[0])
+        state, info = procedure.step(jax.random.fold_in(base, index), carry[0], source.read(rows[index]), given)
         return state, jax.tree.map(jnp.add, carry[1], info)
 
-    state, total = jax.lax.fori_loop(start, stop, body, (state, total))
-    return state, jax.tree.map(lambda leaf: leaf / jnp.maximum(stop - start, 1), total)
+    sums = jax.tree.map(lambda leaf: jnp.where(start == 0, 0, leaf).astype(leaf.dtype), sums)
+    return jax.lax.fori_loop(start, stop, body, (state, sums))
+
+
+def finish(procedure: Procedure, key: Key, state: PyTree, given: Given) -> Trained:
+    """What the procedure hands on."""
+    return procedure.finish(stream(key, "finish"), state, given)
 
 
 def fit(key: Key, procedure: Procedure, given: Callable[[PyTree], Given], operands: PyTree, previous=None) -> Trained:
@@ -204,13 +214,13 @@ def fit(key: Key, procedure: Procedure, given: Callable[[PyTree], Given], operan
 
     def run(operands: PyTree, previous) -> Trained:
         door = given(operands)
-        state = begin(procedure, key, door, previous)
-        steps = steps_in(procedure, state, door)
+        carry = begin(procedure, key, door, previous)
+        steps = steps_in(procedure, carry[0], door)
 
-        def epoch(index: Array, state: PyTree) -> PyTree:
-            return advance(procedure, key, state, door, index, jnp.int32(0), jnp.int32(steps))[0]
+        def epoch(index: Array, carry):
+            return advance(procedure, key, carry, door, index, 0, steps)
 
-        state = jax.lax.fori_loop(0, procedure.epochs, epoch, state)
-        return procedure.finish(stream(key, "finish"), state, door)
+        carry = jax.lax.fori_loop(0, procedure.epochs, epoch, carry)
+        return finish(procedure, key, carry[0], door)
 
     return jax.jit(run)(operands, previous)

@@ -1,3 +1,5 @@
-"""Audits: questions put to a model after training or purification."""
+"""Audits: questions put to a model, most of them by changing a copy of it."""
 
-AUDITS = {}
+from bdjax.audits.retuning import RETUNING
+
+AUDITS = {"retuning": RETUNING}

@@ -1,0 +1,121 @@
+"""What attacks share: settings, the making of `Poison`, 8-bit storage, and random streams that can be saved."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bdjax.cards import Setting
+from bdjax.errors import InvalidInput
+from bdjax.poison import all_to_all, all_to_one, relabel, roles
+from bdjax.types import Array, Key, Poison, everything
+
+TARGET = Setting(0, "the class that triggered images are sent to", low=0)
+GOAL = Setting("all_to_one", "every label to the target, or each to the next", choices=("all_to_one", "all_to_all"))
+SOURCES = Setting(
+    "any", "rows that may be poisoned: any, or only those that get another label", choices=("any", "others")
+)
+STORAGE = Setting("float", "stamped images kept exact, or cut down to 8-bit levels", choices=("float", "truncate"))
+
+ROUNDING = 2.0**-10
+"""Levels of 255 by which rounded arithmetic may fall short of a whole level before storage takes that level away."""
+
+
+def no_trigger(key: Key, settings: Mapping[str, Array]) -> dict[str, Any]:
+    """The trigger of an attack that has nothing to keep for each cell."""
+    del key, settings
+    return {}
+
+
+def scalar(value: Any) -> Array:
+    """A float setting as an array () of the library's float type."""
+    return jnp.asarray(value, float)
+
+
+def check_target(name: str, target: int, classes: int) -> None:
+    """Refuse a target that the data lack.
+
+    Raises:
+        InvalidInput: target is not below classes.
+    """
+    if not 0 <= target < classes:
+        raise InvalidInput(f"{name}: target {target} of {classes} classes; choose 0 to {classes - 1}")
+
+
+def check_fit(name: str, size: int, shape: tuple[int, int, int]) -> None:
+    """Refuse a trigger of `size` pixels that is larger than the image.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    if size > min(shape[:2]):
+        raise InvalidInput(f"{name}: {size} pixels in a {shape[0]}x{shape[1]} image; choose at most {min(shape[:2])}")
+
+
+def dirty_label(
+    name: str, classes: int, *, target: int, goal: str, sources: str, trigger: Callable = no_trigger
+) -> dict[str, Callable]:
+    """`init`, `goal` and `eligible` of an attack that gives poisoned rows the label that it wants.
+
+    Args:
+        name: the attack's, for errors.
+        classes: of the data.
+        target, goal, sources: see the settings of these names.
+        trigger: (key, settings) -> the nested dict of arrays that `stamp` and `query` need.
+
+    Raises:
+        InvalidInput: target is not below classes.
+    """
+    check_target(name, target, classes)
+    wanted = all_to_one(target) if goal == "all_to_one" else all_to_all(classes)
+
+    def moved(label: Array) -> Array:
+        return wanted(label) != label
+
+    eligible = everything if sources == "any" else moved
+
+    def init(key, assets, settings, label, priority, count) -> Poison:
+        del assets
+        role = roles(priority, eligible(label), count)
+        return Poison(role, relabel(role, label, wanted), trigger(key, settings))
+
+    return {"init": init, "goal": wanted, "eligible": eligible}
+
+
+def clean_label(name: str, classes: int, *, target: int, trigger: Callable = no_trigger) -> dict[str, Callable]:
+    """`init`, `goal` and `eligible` of an attack that stamps rows of the target class and keeps their label.
+
+    Arguments and errors as for `dirty_label`.
+    """
+    check_target(name, target, classes)
+
+    def eligible(label: Array) -> Array:
+        return label == target
+
+    def init(key, assets, settings, label, priority, count) -> Poison:
+        del assets
+        return Poison(roles(priority, eligible(label), count), label, trigger(key, settings))
+
+    return {"init": init, "goal": all_to_one(target), "eligible": eligible}
+
+
+def truncated(image: Array) -> Array:
+    """The next 8-bit level at or below each value, as a multiple of 1/255; exact for values that are levels."""
+    return jnp.floor(image * 255 + ROUNDING) / 255
+
+
+def stored(image: Array, storage: str) -> Array:
+    """An image cut to [0, 1] and, where storage is `truncate`, down to 8-bit levels."""
+    image = jnp.clip(image, 0, 1)
+    return truncated(image) if storage == "truncate" else image
+
+
+def saved(key: Key) -> Array:
+    """A key as an array uint32 (2,), which a trigger can hold and a file can keep."""
+    return jax.random.key_data(key)
+
+
+def row_key(kept: Array, row: Array) -> Key:
+    """The random stream of one row, from what `saved` gave."""
+    return jax.random.fold_in(jax.random.wrap_key_data(kept, impl="threefry2x32"), row)

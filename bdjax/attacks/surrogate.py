@@ -1,0 +1,52 @@
+"""The attacker's own clean model, from which some attacks compute their triggers before anything is poisoned."""
+
+from collections.abc import Callable, Mapping
+
+from bdjax.attacks.common import scalar
+from bdjax.cards import Setting
+from bdjax.images import augmentation
+from bdjax.sources import split
+from bdjax.train import fit, supervised
+from bdjax.types import Array, Data, Given, Key, Net, Weights
+
+SURROGATE = {
+    "surrogate_epochs": Setting(100, "passes that train the attacker's model, cosine annealed", "epochs", low=1),
+    "surrogate_batch": Setting(128, "rows a step of that training", "rows", low=1),
+    "surrogate_learning_rate": Setting(0.01, "of that training, at the start", low=0.0),
+    "surrogate_momentum": Setting(0.9, "of that training", low=0.0, high=1.0),
+    "surrogate_weight_decay": Setting(5e-4, "of that training", low=0.0),
+}
+"""The settings of `surrogate_model`, for cards."""
+
+DEPARTURE = "the attacker's model is of the victim's architecture and is trained here, on random crops without flips"
+
+
+def surrogate_model(
+    key: Key,
+    net: Net,
+    data: Data,
+    settings: Mapping[str, Array],
+    epochs: int,
+    batch: int,
+    gradient: Callable | None = None,
+) -> Weights:
+    """Weights of `net` trained on the clean split; crops shift by an eighth of the height.
+
+    Args:
+        key: of the training.
+        net, data: the network and the split.
+        settings: the attack's float settings, those of SURROGATE among them.
+        epochs, batch: see SURROGATE.
+        gradient: as for `bdjax.train.supervised`; plain training where None.
+    """
+    hook = {} if gradient is None else {"gradient": gradient}
+    procedure = supervised(net, lambda given: given.clean, epochs=epochs, batch=batch, fresh=True, **hook)
+    prefix = "surrogate_"
+    own = {name.removeprefix(prefix): scalar(value) for name, value in settings.items() if name.startswith(prefix)}
+    augment = augmentation(data.image.shape[1] // 8, False)
+
+    def given(operands) -> Given:
+        rows, floats = operands
+        return Given(floats, augment, clean=split(rows))
+
+    return fit(key, procedure, given, (data, own)).weights

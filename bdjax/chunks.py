@@ -1,0 +1,223 @@
+"""One chunk of cells from its jobs to its files: drawn, taken through its stages, scored or audited."""
+
+import signal
+import time
+from dataclasses import asdict, dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdjax import metrics, programs, stages, sweep
+from bdjax.groups import Group
+from bdjax.io import results
+from bdjax.io.checkpoints import Checkpoint
+from bdjax.io.store import address
+from bdjax.io.trees import load_tree, save_tree
+from bdjax.keys import root, stream
+from bdjax.programs import Context
+from bdjax.stages import Cell, Shared
+from bdjax.study import Job
+from bdjax.types import PyTree, Trained, real
+
+CHECKPOINT_SECONDS = 120.0
+CALL_SECONDS = 2.0
+"""How often a running chunk is checkpointed, and how long one call of a compiled program should take."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The study was told to stop; the running chunk is checkpointed."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def run(context: Context, group: Group, jobs: list[Job]) -> None:
+    """Do jobs of one group, at most its capacity of them, and write what they make."""
+    context.progress.stage(group.label, len(jobs))
+    cells, overlap, shared = _drawn(context, group, jobs)
+    if group.kind == "score":
+        _score(context, group, jobs, cells, shared, overlap)
+        return
+    cells = cells.replace(previous=programs.first(group, cells))
+    stage_run = _Run(context, group, cells, shared, jobs)
+    trained, finite = stage_run.run() if group.procedures else (None, None)
+    if group.kind == "audit":
+        _audit(context, group, jobs, cells.replace(previous=trained), shared)
+    else:
+        _keep(context, jobs, trained, finite, stage_run.position)
+    stage_run.checkpoint.remove()
+
+
+def ready_cell(context: Context, group: Group, job: Job) -> tuple[Cell, Shared]:
+    """A cell as it is before anything is drawn for it, and what its group reads."""
+    return _cell(context, group, job), _shared(context, group)
+
+
+def _cell(context: Context, group: Group, job: Job) -> Cell:
+    work, store = context.work, context.store
+    settings = work.attacks[job.attack][0].traced if job.attack is not None else {}
+    cell = Cell(np.uint32(job.seed), np.int32(job.count), _scalars(settings), _scalars(group.settings(job)))
+    if job.model:
+        cell = cell.replace(victim=store.load_model(job.model).weights)
+    if job.clean_model:
+        cell = cell.replace(clean_model=store.load_model(job.clean_model).weights)
+    return cell
+
+
+def _scalars(settings) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value, real()) for name, value in settings.items()}
+
+
+def _shared(context: Context, group: Group) -> Shared:
+    """What the cells of a group read; the attack's assets are made once and kept on disk."""
+    if group.assets is None:
+        return context.shared
+    if group.assets not in context.assets:
+        path = context.store.folder / "assets" / f"{group.assets}.safetensors"
+        if not path.exists():
+            text = group.jobs[0].attack
+            context.progress.stage(f"prepare {text}", 1)
+            path.parent.mkdir(exist_ok=True)
+            settings = _scalars(context.work.attacks[text][0].traced)
+            prepare = group.scene.attack.prepare
+            made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
+            save_tree(path, made, {"attack": text})
+        context.assets[group.assets] = jax.tree.map(jnp.asarray, load_tree(path)[0])
+    return context.shared.replace(assets=context.assets[group.assets])
+
+
+def _drawn(context: Context, group: Group, jobs: list[Job]) -> tuple[Cell, np.ndarray, Shared]:
+    """The cells of a chunk, stacked, with their rows and poison; and the overlap of each."""
+    shared = _shared(context, group)
+    cells = sweep.stack([_cell(context, group, job) for job in jobs], group.capacity)
+    _, (cells, overlap) = group.programs["draw"]((), cells, shared, len(jobs))
+    if jobs[0].trigger:
+        triggers = [context.store.load_model(job.trigger).carry for job in jobs]
+        cells = cells.replace(poison=cells.poison.replace(trigger=sweep.stack(triggers, group.capacity)))
+    return cells, np.asarray(overlap)[: len(jobs)], shared
+
+
+@dataclass
+class _Position:
+    """Where in its stages a chunk stands."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    curves: list[dict[str, list[float]]] = field(default_factory=list)  # an epoch each: name -> a value a cell
+
+
+class _Run:
+    """The stages of one chunk, resumed where its checkpoint stands."""
+
+    def __init__(self, context: Context, group: Group, cells: Cell, shared: Shared, jobs: list[Job]):
+        self.context, self.group, self.cells, self.shared = context, group, cells, shared
+        self.count = len(jobs)
+        name = address([group.key, group.capacity, context.driver, [job.address for job in jobs]])
+        self.checkpoint = Checkpoint(context.store.folder / "checkpoints" / name)
+        about = self.checkpoint.about()
+        self.resumed = about is not None
+        self.position = _Position(**about["position"]) if about else _Position()
+        self.saved = time.perf_counter()
+        self.length = 4  # steps a call, adapted to CALL_SECONDS
+        self.steps = group.steps
+
+    def _call(self, name: str, states: PyTree, *args: int):
+        return self.group.programs[name](states, self.cells, self.shared, self.count, *args)
+
+    def run(self) -> tuple[Trained, np.ndarray]:
+        """All stages to their end: the trained cells, stacked, and which of them did not diverge."""
+        trained = finite = None
+        for index in range(self.position.stage, len(self.group.procedures)):
+            carry = self._begin(index, trained)
+            carry = self._epochs(index, carry)
+            _, (trained, finite) = self._call(f"finish {index}", carry)
+            self.position.stage, self.position.epoch, self.position.step = index + 1, 0, 0
+        return trained, np.asarray(finite)[: self.count]
+
+    def _begin(self, index: int, trained: Trained | None) -> PyTree:
+        if trained is not None:
+            self.cells = self.cells.replace(previous=trained)
+        if self.resumed:
+            self.resumed = False
+            carry = self.checkpoint.restore(self.group.carries[index])
+        else:
+            carry = self._call(f"begin {index}", ())[1]
+        self.cells = self.cells.replace(previous=None)
+        return carry
+
+    def _epochs(self, index: int, carry: PyTree) -> PyTree:
+        position, steps = self.position, self.steps[index]
+        while position.epoch < self.group.procedures[index].epochs:
+            sums = carry[1]
+            while position.step < steps:
+                stop = min(steps, position.step + self.length)
+                begun = time.perf_counter()
+                carry, sums = self._call(f"advance {index}", carry, position.epoch, position.step, stop)
+                jax.block_until_ready(sums)
+                self._took(time.perf_counter() - begun, stop - position.step)
+                position.step = stop
+                self._heed(carry)
+            means = {name: np.asarray(value, float)[: self.count] / steps for name, value in sums.items()}
+            position.curves.append({name: value.tolist() for name, value in means.items()})
+            position.epoch, position.step = position.epoch + 1, 0
+        return carry
+
+    def _took(self, seconds: float, made: int) -> None:
+        self.position.seconds += seconds
+        longer = int(made * CALL_SECONDS / max(seconds, 1e-6))
+        self.length = max(1, min(longer, 4 * self.length))
+        self.context.progress.advanced(self._share(made), made * self.count)
+
+    def _share(self, made: int) -> float:
+        epochs = [procedure.epochs for procedure in self.group.procedures]
+        lengths = [epoch * steps for epoch, steps in zip(epochs, self.steps, strict=True)]
+        position = self.position
+        done = sum(lengths[: position.stage]) + position.epoch * self.steps[position.stage] + position.step + made
+        return done / sum(lengths)
+
+    def _heed(self, carry: PyTree) -> None:
+        """Checkpoint when it is time to, or when the study was told to stop, which then it does."""
+        told = self.context.told()
+        if not told and time.perf_counter() - self.saved < CHECKPOINT_SECONDS:
+            return
+        self.checkpoint.save(carry, {"position": asdict(self.position)})
+        self.saved = time.perf_counter()
+        if told:
+            raise Interrupted(told)
+
+
+def _keep(context: Context, jobs: list[Job], trained: Trained, finite: np.ndarray, position: _Position) -> None:
+    """Write a chunk's curves, then its models: a model that is there always has its row."""
+    status = np.where(finite, results.OK, results.DIVERGED).astype(np.int8)
+    seconds = np.full(len(jobs), position.seconds / len(jobs))
+    rows = {"address": [job.address for job in jobs], "seconds": seconds, "status": status}
+    names = sorted({name for epoch in position.curves for name in epoch})
+    missing = [np.nan] * len(jobs)
+    curves = {name: np.array([epoch.get(name, missing) for epoch in position.curves]).T for name in names}
+    results.write_shard(context.store.folder, "run", rows, curves)
+    trained = jax.device_get(trained)
+    for index, job in enumerate(jobs):
+        about = {"attack": job.attack, "defense": job.method, "seed": job.seed, "count": job.count}
+        about = {name: str(value) for name, value in about.items() if value is not None}
+        context.store.save_model(job.address, sweep.pick(trained, index), about)
+    context.progress.trained(len(jobs))
+
+
+def _score(context: Context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, overlap: np.ndarray) -> None:
+    _, sums = group.programs["score"]((), cells, shared, len(jobs))
+    sums = {name: np.asarray(value, float)[: len(jobs)] for name, value in sums.items()}
+    with np.errstate(invalid="ignore"):  # where no image counts there is no ASR
+        rates = {name: np.asarray(value) for name, value in metrics.rates(sums).items()}
+    rows = {"address": [job.address for job in jobs], "overlap": overlap.astype(float)} | rates
+    results.write_shard(context.store.folder, "score", rows)
+    context.progress.scored(group.label, float(np.mean(rates["acc"])), float(np.mean(rates["asr"])))
+
+
+def _audit(context: Context, group: Group, jobs: list[Job], cells: Cell, shared: Shared) -> None:
+    _, found = group.programs["audit"]((), cells, shared, len(jobs))
+    rows = {name: np.asarray(value, float)[: len(jobs)] for name, value in found.items()}
+    results.write_shard(context.store.folder, "audit", {"address": [job.address for job in jobs]} | rows)

@@ -1,0 +1,239 @@
+"""NPD: freeze the network and insert one small trained layer, the neural polarizer, that filters out the trigger.
+
+Zhu, Wei, Zha, Wu, Neural Polarizer: A Lightweight and Effective Backdoor Defense via Purifying Poisoned Features,
+NeurIPS 2023, arXiv:2306.16697, section 3: the layer is a 1x1 convolution without bias, at first the identity, and batch
+normalisation. It learns from the defender's clean rows and from targeted perturbations of them that stand in for
+triggered images. Steps and constants are those of the authors' released code.
+"""
+
+import operator
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from bdjax import train
+from bdjax.cards import Card, Method, Setting
+from bdjax.errors import InvalidInput
+from bdjax.models.polarizer import OWN, channels_at, forward, inserted, polarized
+from bdjax.types import Array, Batch, Layer, Net, Procedure, PyTree, Trained, Weights, unchanged
+
+CARD = Card(
+    name="npd",
+    title="NPD",
+    citation="Zhu, Wei, Zha, Wu, Neural Polarizer: A Lightweight and Effective Backdoor Defense via Purifying Poisoned "
+    "Features, NeurIPS 2023, arXiv:2306.16697",
+    year=2023,
+    version=1,
+    kind="inserted layer",
+    stage="post-training",
+    needs=("clean", "victim"),
+    changes="a layer is inserted; the network's own weights stay as they are",
+    settings={
+        "tap": Setting("", "the layer after which it is inserted; empty: before the last but one wide convolution"),
+        "warmup_epochs": Setting(5, "passes on clean cross-entropy alone, statistics learning", "epochs", low=0),
+        "warmup_rate": Setting(1e-4, "learning rate of the warm-up, without momentum and weight decay", low=0.0),
+        "epochs": Setting(50, "passes over the clean rows after the warm-up", "epochs", low=1),
+        "batch": Setting(128, "rows a step; the whole clean set where that is smaller", "rows", low=1),
+        "learning_rate": Setting(0.01, "constant", low=0.0),
+        "momentum": Setting(0.9, "of SGD", low=0.0, high=1.0),
+        "weight_decay": Setting(5e-4, "coupled L2 on the inserted layer", low=0.0),
+        "learn_statistics": Setting(False, "after the warm-up, too, normalise by the batch and learn from clean rows"),
+        "inner_steps": Setting(2, "steps of the perturbation at most", "steps", low=1),
+        "inner_sign": Setting(True, "step along the gradient's sign, not along the gradient"),
+        "inner_rate": Setting(0.1, "step of the perturbation", "pixels in [0, 1]", low=0.0),
+        "radius": Setting(3.0, "largest Euclidean length of a perturbation; 5 for GTSRB, 6 for Tiny ImageNet", low=0.0),
+        "enough": Setting(
+            0.6, "no further step once more than this share of a batch has its target", low=0.0, high=1.0
+        ),
+        "clean_weight": Setting(1.0, "of cross-entropy on clean rows", low=0.0),
+        "restore_weight": Setting(0.4, "of cross-entropy on perturbed rows with the clean prediction", low=0.0),
+        "margin_weight": Setting(0.4, "of the likeliest wrong class on perturbed rows", low=0.0),
+        "target_weight": Setting(0.4, "of the perturbation's target on perturbed rows", low=0.0),
+    },
+    presets={"paper": {}, "benchmark": {}},
+    departures=(
+        "Any network and any layer: the authors insert before layer4.1.conv1 of PreActResNet18 alone. Where what goes "
+        "into the layer also feeds a shortcut, as in ResNet18, the shortcut is filtered too.",
+        "The rate is constant, as in the released code, which builds a schedule for the frozen network and not for the "
+        "layer.",
+    ),
+)
+
+
+def default_tap(net: Net) -> str:
+    """The layer that feeds the last but one convolution wider than one pixel.
+
+    `layer4_1.relu1` in preact_resnet18, which is the input of layer4.1.conv1; `layer4_0.relu2` in resnet18; `relu1` in
+    small_cnn.
+
+    Raises:
+        InvalidInput: the network has no two such convolutions, or nothing comes before them.
+    """
+    params = jax.eval_shape(net.init, jax.random.key(0)).params
+
+    def wide(layer: Layer) -> bool:
+        return layer.kind == "conv" and reduce(operator.getitem, layer.path, params)["kernel"].shape[0] > 1
+
+    places = [index for index, layer in enumerate(net.layers) if wide(layer)]
+    if len(places) < 2 or places[-2] == 0:
+        taps = ", ".join(layer.tap for layer in net.layers)
+        raise InvalidInput(f"npd: no place for a layer before the last but one convolution; give tap, one of {taps}")
+    return net.layers[places[-2] - 1].tap
+
+
+def perturbed(logits, image: Array, target: Array, weight: Array, settings, steps: int, sign: bool):
+    """Images moved towards their targets, float (b, height, width, channels) in [0, 1].
+
+    Args:
+        logits: images -> logits.
+        image: float (b, height, width, channels) in [0, 1].
+        target: int32 (b,).
+        weight: float (b,), 0 for padding.
+        settings: `inner_rate`, `radius` and `enough`.
+        steps: at most so many for the batch as a whole.
+        sign: whether a step goes along the sign of the gradient.
+    """
+
+    def moved(delta: Array) -> Array:
+        return jnp.clip(image + delta, 0, 1)
+
+    def cost(delta: Array):
+        found = logits(moved(delta))
+        rows = optax.softmax_cross_entropy_with_integer_labels(found, target)
+        return train.mean(jnp.clip(rows, -80, 80), weight), train.accuracy(found, target, weight)
+
+    def body(step: Array, carry):
+        delta, done = carry
+        (_, hit), slope = jax.value_and_grad(cost, has_aux=True)(delta)
+        done = done | ((step > 0) & (hit > settings["enough"]))
+        stepped = delta - settings["inner_rate"] * (jnp.sign(slope) if sign else slope)
+        length = jnp.sqrt(jnp.sum(stepped**2, axis=(1, 2, 3), keepdims=True))
+        projected = stepped * jnp.minimum(1, settings["radius"] / jnp.maximum(length, 1e-12))
+        return jnp.where(done, delta, projected), done
+
+    start = (jnp.zeros_like(image), jnp.zeros((), bool))
+    return moved(jax.lax.fori_loop(0, steps, body, start)[0])
+
+
+def confusable(logits: Array, label: Array) -> Array:
+    """The likeliest class but the label's own, int32 (b,)."""
+    own = jax.nn.one_hot(label, logits.shape[1], dtype=bool)
+    return jnp.argmax(jnp.where(own, -jnp.inf, logits), axis=1)
+
+
+def unlikely(logits: Array, avoided: Array, weight: Array) -> Array:
+    """The mean of -log(1.0001 - p + 1e-12), p the probability of the class `avoided` (b,)."""
+    chance = jnp.take_along_axis(jax.nn.softmax(logits), avoided[:, None], axis=1)[:, 0]
+    return train.mean(-jnp.log(1.0001 - chance + 1e-12), weight)
+
+
+@struct.dataclass
+class State:
+    """What both stages carry: the victim's weights with the inserted layer, and the layer's optimizer."""
+
+    weights: Weights
+    optimizer: PyTree
+
+
+def _stage(victim, epochs: int, batch: int, rule, loss, wrap) -> Procedure:
+    """Training of the inserted layer alone.
+
+    victim: weights -> weights with the layer, where no stage came before; rule: settings -> optimizer; loss: (weights,
+    batch, settings) -> (value, (batch_stats, info)).
+    """
+
+    def init(key, given, previous):
+        del key
+        weights = victim(given.victim) if previous is None else previous.weights
+        return State(weights, rule(given.settings).init(weights.params[OWN]))
+
+    def order(key, state, epoch, given):
+        del state, epoch
+        return train.shuffled(key, given.clean.size, batch)
+
+    def step(key, state, rows, given):
+        del key
+
+        def value(own: PyTree):
+            return loss(state.weights.replace(params=state.weights.params | {OWN: own}), rows, given.settings)
+
+        own = state.weights.params[OWN]
+        gradient, (batch_stats, info) = jax.grad(value, has_aux=True)(own)
+        updates, kept = rule(given.settings).update(gradient, state.optimizer, own)
+        params = state.weights.params | {OWN: optax.apply_updates(own, updates)}
+        return State(Weights(params, batch_stats), kept), info
+
+    def finish(key, state, given):
+        del key, given
+        return Trained(state.weights)
+
+    return Procedure(lambda given: given.clean, epochs, init, order, step, finish, wrap)
+
+
+def warming(net: Net, tap: str):
+    """The loss of the warm-up: cross-entropy on clean rows, the layer's statistics learning."""
+
+    def loss(weights: Weights, rows: Batch, settings):
+        del settings
+        logits, batch_stats, _ = forward(net, tap, True, weights, rows.image, weight=rows.weight)
+        value = train.cross_entropy(logits, rows.label, rows.weight)
+        return value, (batch_stats, {"loss": value, "accuracy": train.accuracy(logits, rows.label, rows.weight)})
+
+    return loss
+
+
+def polarizing(net: Net, tap: str, learn: bool, inner_steps: int, inner_sign: bool):
+    """The loss of the main stage: clean rows keep their labels, perturbed rows get back their clean prediction."""
+
+    def loss(weights: Weights, rows: Batch, settings):
+        def run(weights: Weights, image: Array):
+            return forward(net, tap, learn, weights, image, weight=rows.weight)
+
+        logits, batch_stats, _ = run(weights, rows.image)
+        prediction, target = jnp.argmax(logits, axis=1), confusable(logits, rows.label)
+        frozen = jax.lax.stop_gradient(weights)
+        inner = partial(perturbed, lambda image: run(frozen, image)[0], steps=inner_steps, sign=inner_sign)
+        after = run(weights, jax.lax.stop_gradient(inner(rows.image, target, rows.weight, settings)))[0]
+        value = (
+            settings["clean_weight"] * train.cross_entropy(logits, rows.label, rows.weight)
+            + settings["restore_weight"] * train.cross_entropy(after, prediction, rows.weight)
+            + settings["margin_weight"] * unlikely(after, confusable(after, rows.label), rows.weight)
+            + settings["target_weight"] * unlikely(after, target, rows.weight)
+        )
+        info = {
+            "loss": value,
+            "accuracy": train.accuracy(logits, rows.label, rows.weight),
+            "reached": train.accuracy(after, target, rows.weight),
+        }
+        return value, (batch_stats, info)
+
+    return loss
+
+
+def make(net, shape, classes, *, tap, warmup_epochs, epochs, batch, learn_statistics, inner_steps, inner_sign):
+    """Warm-up of the inserted layer, then its training against targeted perturbations."""
+    del classes
+    tap = tap or default_tap(net)
+    channels = channels_at(net, tap, shape)
+
+    def plain(settings):
+        return train.sgd(settings["warmup_rate"], 0.0)
+
+    def heavy(settings):
+        return train.sgd(settings["learning_rate"], settings["momentum"], settings["weight_decay"])
+
+    def insert(net):
+        return inserted(net, tap, channels)
+
+    victim = partial(polarized, channels=channels)
+    loss = polarizing(net, tap, learn_statistics, inner_steps, inner_sign)
+    if not warmup_epochs:
+        return (_stage(victim, epochs, batch, heavy, loss, insert),)
+    warm = _stage(victim, warmup_epochs, batch, plain, warming(net, tap), insert)
+    return warm, _stage(victim, epochs, batch, heavy, loss, unchanged)
+
+
+NPD = Method(CARD, make)

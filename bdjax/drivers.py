@@ -1,0 +1,77 @@
+"""Which driver batches cells best on this machine: measured once for a device, a model and a shape, and remembered."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bdjax import stages, sweep
+from bdjax.io.files import write_atomically
+from bdjax.io.store import address, read_json
+from bdjax.stages import Cell, Shared
+from bdjax.study import Work
+from bdjax.types import real
+
+CELLS, STEPS = 4, 4
+"""Cells and steps of the measurement."""
+
+
+def cache_folder() -> Path:
+    """The user's own cache, mode 0700."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bdjax"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def convolution() -> str:
+    """The form of convolutions with weights of their own in every cell, for plan.json."""
+    return "model by model" if jax.default_backend() == "cpu" else "grouped"
+
+
+def choose(work: Work, shared: Shared) -> str:
+    """The study's driver, with `auto` resolved: cells over devices where there are several, else the faster form."""
+    if work.study.driver != "auto":
+        return work.study.driver
+    if jax.device_count() > 1:
+        return "shard"
+    return min(measured(work, shared).items(), key=lambda item: item[1])[0]
+
+
+def measured(work: Work, shared: Shared) -> dict[str, float]:
+    """Seconds a step a cell of plain training for `map` and `vmap`, from memory where it was measured before."""
+    device = jax.devices()[0]
+    what = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "cores": os.cpu_count(),
+        "model": work.model.identity(),
+        "shape": work.dataset.shape,
+        "recipe": dict(work.recipe.spec.static),
+    }
+    path, name = cache_folder() / "drivers.json", address(what)
+    known = read_json(path) or {}
+    if name not in known:
+        found = {how: _seconds(work, shared, how) for how in ("map", "vmap")}
+        known[name] = what | {"seconds": found}
+        write_atomically(path, lambda target: target.write_text(json.dumps(known, indent=1)))
+    return known[name]["seconds"]
+
+
+def _seconds(work: Work, shared: Shared, how: str) -> float:
+    recipe, procedure = work.recipe, work.recipe.stages[0]
+    functions = stages.stage(work.scene, procedure, recipe.card.needs, "measure")
+    settings = {name: np.asarray(value, real()) for name, value in recipe.spec.traced.items()}
+    cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(CELLS)], CELLS)
+    draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how)
+    cells = draw((), cells, shared, CELLS)[1]
+    carry = sweep.Program(functions.begin, how)((), cells, shared, CELLS)[1]
+    advance, times = sweep.Program(functions.advance, how), []
+    for index in range(3):
+        begun = time.perf_counter()
+        carry, sums = advance(carry, cells, shared, CELLS, 0, index * STEPS, (index + 1) * STEPS)
+        jax.block_until_ready(sums)
+        times.append(time.perf_counter() - begun)
+    return min(times[1:]) / STEPS / CELLS

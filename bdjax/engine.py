@@ -1,0 +1,205 @@
+"""Running a study: groups in order, chunk by chunk, each kept on disk before the next begins."""
+
+import contextlib
+import json
+import platform
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+
+from bdjax import chunks, drivers, programs
+from bdjax.chunks import Interrupted
+from bdjax.errors import InvalidInput
+from bdjax.groups import Group, groups
+from bdjax.io import results
+from bdjax.io.store import Store
+from bdjax.programs import Context
+from bdjax.progress import Progress, Silent
+from bdjax.stages import Shared
+from bdjax.study import Job, Study, Work, config, resolve
+
+POLL_SECONDS = 1.0
+"""How often a writer that has nothing to do looks whether another one has finished."""
+
+
+def run(study: Study, out: str | Path | None = None, progress: Progress | None = None) -> xr.Dataset:
+    """Run what is missing of a study and return all of it.
+
+    Args:
+        study: what is asked for.
+        out: the study's folder; what is finished there is not done again. None keeps nothing on disk.
+        progress: told what happens (see `bdjax.progress`).
+
+    Returns:
+        As `bdjax.load`.
+
+    Raises:
+        InvalidInput: something in the study or in the folder cannot be used; nothing has been trained then.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on from there.
+    """
+    work = resolve(study)
+    if out is not None:
+        return _run(work, Path(out), progress or Silent())
+    folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
+    try:
+        return _run(work, folder, progress or Silent())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
+    with Store(folder) as store, _signals() as told:
+        _enter(store, work)
+        runner = _Runner(work, store, progress, told)
+        try:
+            runner.run()
+        finally:
+            progress.end()
+    return results.load(folder)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def note(number: int, _) -> None:
+        if told and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second time somebody means now
+        told.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _enter(store: Store, work: Work) -> None:
+    """Write what is asked for into study.json, beside what was asked for before."""
+
+    def change(held: dict | None) -> dict:
+        if held and held["base"] != work.base:
+            other = next(name for name in work.base if held["base"].get(name) != work.base[name])
+            given, there = work.base[other], held["base"].get(other)
+            text = f"{store.folder} holds a study of {other} {there}, not {given}; give another --out"
+            raise InvalidInput(text.replace("\n", " "))
+        key = ("attack", "ratio", "seed", "defense")
+        cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
+        for cell in work.cells:
+            place = tuple(cell[name] for name in key)
+            kept = (
+                cells.get(place, {"audits": {}})["audits"] if cells.get(place, {}).get("model") == cell["model"] else {}
+            )
+            cells[place] = cell | {"audits": kept | cell["audits"]}
+        about = {
+            text: {"oracle": method.card.oracle, "version": method.card.version}
+            for text, method in work.defenses.items()
+        }
+        return {
+            "base": work.base,
+            "attributes": _attributes(work),
+            "defenses": (held or {"defenses": {}})["defenses"] | about,
+            "cells": list(cells.values()),
+        }
+
+    store.update_json("study.json", change)
+
+
+def _attributes(work: Work) -> dict[str, str]:
+    packages = ("bdjax", "jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0]
+    return {
+        "config": config(work.study),
+        "versions": json.dumps({name: version(name) for name in packages} | {"python": platform.python_version()}),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "dataset": f"{work.dataset.name} {work.dataset.version}",
+        "dataset_digest": work.dataset.digest,
+        "model": work.study.model,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+class _Runner:
+    """The state of a running study."""
+
+    def __init__(self, work: Work, store: Store, progress: Progress, told: list[int]):
+        shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+        self.store = store
+        self.groups = groups(work)
+        usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
+        self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
+        self.context.plan = store.update_json("plan.json", self._planned)
+        self.found: set[str] = set()
+
+    def _planned(self, held: dict | None) -> dict:
+        """plan.json: the driver is decided once; what each group needs is added as it is compiled."""
+        if held:
+            return held
+        driver = drivers.choose(self.context.work, self.context.shared)
+        return {"driver": driver, "convolution": drivers.convolution(), "groups": {}}
+
+    def run(self) -> None:
+        """Do all jobs that are not done, sharing them with other writers of the folder."""
+        self._look()
+        models = [job for group in self.groups if group.kind == "train" for job in group.jobs]
+        self.context.progress.begin(len(models), sum(map(self._done, models)))
+        while any(not self._done(job) for group in self.groups for job in group.jobs):
+            if not any([self._run_group(group) for group in self.groups]):
+                self._heed()
+                time.sleep(POLL_SECONDS)  # another writer has the rest
+                self._look()
+
+    def _look(self) -> None:
+        """See which scores and audits are on disk."""
+        for kind in ("score", "audit"):
+            self.found |= set(results.read_rows(self.store.folder, kind))
+
+    def _done(self, job: Job) -> bool:
+        return self.store.has_model(job.address) if job.kind == "train" else job.address in self.found
+
+    def _ready(self, job: Job) -> bool:
+        return all(self.store.has_model(name) for name in (job.model, job.clean_model, job.trigger) if name)
+
+    def _heed(self) -> None:
+        if self.context.told():
+            raise Interrupted(self.context.told())
+
+    def _run_group(self, group: Group) -> bool:
+        """Do those of a group's jobs that are missing, ready and free; whether there were any."""
+        left = [job for job in group.jobs if not self._done(job) and self._ready(job)]
+        worked = False
+        while left:
+            if not group.capacity:
+                programs.prepare(self.context, group, *chunks.ready_cell(self.context, group, left[0]))
+            chunk, left = left[: group.capacity], left[group.capacity :]
+            worked |= self._run_chunk(group, chunk)
+        return worked
+
+    def _run_chunk(self, group: Group, jobs: list[Job]) -> bool:
+        taken = self.store.claim([job.address for job in jobs])
+        try:
+            if group.kind != "train":
+                self._look()
+            chunk = [job for job in jobs if job.address in taken and not self._done(job)]
+            self._heed()
+            if chunk:
+                chunks.run(self.context, group, chunk)
+                self.found |= {job.address for job in chunk}
+            return bool(chunk)
+        finally:
+            self.store.release(taken)

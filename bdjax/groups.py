@@ -1,0 +1,131 @@
+"""Jobs that share a program: the same network, attack, stages and static settings; only arrays differ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bdjax import poison
+from bdjax.cards import Spec
+from bdjax.io.store import address
+from bdjax.stages import Scene
+from bdjax.study import Job, Work
+from bdjax.sweep import Program
+from bdjax.types import Audit, Net, Procedure, PyTree
+
+
+@dataclass
+class Group:
+    """Jobs that one set of programs serves, and those programs once they are compiled."""
+
+    label: str  # for people
+    key: str  # of plan.json: the same in every run
+    kind: str  # train, score, audit
+    scene: Scene
+    assets: str | None  # address of the attack's assets; None where it has none
+    needs: tuple[str, ...]  # what the running method is given
+    stream: str  # name of its random streams
+    procedures: tuple[Procedure, ...]
+    settings: Callable[[Job], Mapping[str, float]]  # the running method's float settings
+    net: Net  # that the scored or audited weights belong to
+    audit: Audit | None = None
+    jobs: list[Job] = field(default_factory=list)
+    capacity: int = 0  # cells at a time; 0 until it is decided
+    programs: dict[Any, Program] = field(default_factory=dict)
+    carries: list[PyTree] = field(default_factory=list)  # shapes of the state of each stage
+    steps: list[int] = field(default_factory=list)  # in each epoch of each stage
+
+
+def groups(work: Work) -> list[Group]:
+    """The jobs of a study in groups, in an order in which they can be done."""
+    found: dict[str, Group] = {}
+    for job in work.jobs.values():
+        key = _key(work, job)
+        if key not in found:
+            found[key] = _group(work, job, key)
+        found[key].jobs.append(job)
+    return list(found.values())
+
+
+def _program(spec: Spec) -> dict[str, Any]:
+    """What of a method shapes a program."""
+    return {"name": spec.name, "version": spec.version, **spec.static}
+
+
+def _key(work: Work, job: Job) -> str:
+    parts: dict[str, Any] = {"kind": job.kind, "assets": _assets(work, job)}
+    if job.attack is not None:
+        parts["attack"] = _program(work.attacks[job.attack][0])
+    if job.method is not None:
+        parts["method"] = _program(work.defenses[job.method].spec)
+    if job.audit is not None:
+        parts["audit"] = _program(work.audits[job.audit].spec)
+    return address(work.base | parts | {"recipe": _program(work.recipe.spec)})
+
+
+def _assets(work: Work, job: Job) -> str | None:
+    """Assets are shared by all cells of a group, so they tell groups apart."""
+    if job.attack is None or work.attacks[job.attack][1].prepare is None:
+        return None
+    return address(work.base | {"assets": work.attacks[job.attack][0].identity()})
+
+
+def _group(work: Work, job: Job, key: str) -> Group:
+    attack = work.attacks[job.attack][1] if job.attack is not None else poison.NO_ATTACK
+    scene = work.scene._replace(attack=attack, own=bool(attack.train) and job.kind == "train" and job.method is None)
+    shared = {"key": key, "kind": job.kind, "assets": _assets(work, job), "net": work.net_of(job.method)}
+    if job.kind == "score":
+        return Group(
+            _label("score", job.method, job.attack),
+            scene=scene,
+            needs=(),
+            stream="score",
+            procedures=(),
+            settings=lambda job: {},
+            **shared,
+        )
+    if job.kind == "audit":
+        method, audit = work.audits[job.audit], work.audit_of(job.audit, job.method)
+        return Group(
+            _label(job.audit, job.method, job.attack),
+            scene=scene,
+            needs=method.card.needs,
+            stream="audit",
+            procedures=audit.stages,
+            settings=lambda job: work.audits[job.audit].spec.traced,
+            audit=audit,
+            **shared,
+        )
+    if job.method is not None:
+        method = work.defenses[job.method]
+        return Group(
+            _label(job.method, job.attack),
+            scene=scene,
+            needs=method.card.needs,
+            stream="defense",
+            procedures=method.stages,
+            settings=lambda job: work.defenses[job.method].spec.traced,
+            **shared,
+        )
+    if scene.own:
+        return Group(
+            _label("victims", job.attack),
+            scene=scene,
+            needs=("train", "clean"),
+            stream="victim",
+            procedures=attack.train,
+            settings=lambda job: work.attacks[job.attack][0].traced,
+            **shared,
+        )
+    return Group(
+        _label("victims", job.attack or "clean"),
+        scene=scene,
+        needs=work.recipe.card.needs,
+        stream="victim",
+        procedures=work.recipe.stages,
+        settings=lambda job: work.recipe.spec.traced,
+        **shared,
+    )
+
+
+def _label(*words: str | None) -> str:
+    return " ".join(filter(None, words))

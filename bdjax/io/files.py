@@ -1,0 +1,59 @@
+"""Writing so that a reader sees the whole file or none, and names that are safe in a path."""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from bdjax.errors import InvalidInput
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write(temporary path)` make a file and put it at `path` once it is whole and on disk.
+
+    The temporary file lies beside `path`, hidden, with the same ending, and is removed where anything fails.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def slug(text: str) -> str:
+    """A file name for `text` of at most 77 of `a-z 0-9 . _ = -`, ending in a hash of `text` where that changed it."""
+    kept = re.sub(r"[^a-z0-9._=-]+", "-", text.lower()).strip("-.")[:64]
+    if kept == text and kept:
+        return kept
+    ending = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{kept}-{ending}".lstrip("-")
+
+
+def check_memory(size: int, where: str) -> None:
+    """Refuse arrays of `size` bytes that this machine could never hold.
+
+    Raises:
+        InvalidInput: more bytes than the machine has memory.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        given, most = size / 1e9, memory / 1e9
+        raise InvalidInput(
+            f"{where}: {given:,.0f} GB of arrays; this machine has {most:,.0f} GB of memory; use fewer images"
+        )

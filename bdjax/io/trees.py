@@ -1,0 +1,113 @@
+"""Nested dicts of arrays as safetensors files: arrays only, no code, sizes checked by the format's own reader."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bdjax.errors import InvalidInput
+from bdjax.io.files import write_atomically
+from bdjax.types import PyTree, Trained, Weights
+
+LAYOUT = "bdjax.layout"
+"""The name in a file's metadata of what its arrays alone do not tell: empty dicts and random keys."""
+
+
+def save_tree(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tree` to a safetensors file, whole or not at all.
+
+    Args:
+        path: of the file.
+        tree: nested dicts and dataclasses of arrays, numbers or typed random keys; names are texts without "/".
+        metadata: further texts to keep in the file.
+
+    Raises:
+        TypeError: the tree holds something else, such as a tuple, which would come back as another type.
+    """
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {}
+    layout: dict[str, Any] = {"empty": [], "keys": {}}
+    _flatten(tree, "", arrays, layout)
+    texts = {**(metadata or {}), LAYOUT: json.dumps(layout)}
+    write_atomically(path, lambda temporary: save_file(arrays, temporary, texts))
+
+
+def _flatten(tree: PyTree, name: str, arrays: dict[str, np.ndarray], layout: dict[str, Any]) -> None:
+    if dataclasses.is_dataclass(tree):
+        tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    if isinstance(tree, Mapping):
+        for key, child in tree.items():
+            if not isinstance(key, str) or "/" in key or not key:
+                raise TypeError(f"tree: the name {key!r} below {name!r}; names are texts without '/'")
+            _flatten(child, f"{name}/{key}" if name else key, arrays, layout)
+        if not tree:
+            layout["empty"].append(name)
+        return
+    if isinstance(tree, jax.Array) and jax.dtypes.issubdtype(tree.dtype, jax.dtypes.prng_key):
+        layout["keys"][name] = str(jax.random.key_impl(tree))
+        tree = jax.random.key_data(tree)
+    if not name or not isinstance(tree, (jax.Array, np.ndarray, np.generic, bool, int, float)):
+        raise TypeError(f"tree: {name!r} is a {type(tree).__name__}; only dicts and dataclasses of arrays can be kept")
+    # A copy in C order: safetensors writes the bytes of a transposed view as they lie.
+    arrays[name] = np.array(tree, order="C")
+
+
+def load_tree(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
+    """What `save_tree` wrote: nested dicts (dataclasses come back as dicts) of numpy arrays, and the metadata.
+
+    Raises:
+        InvalidInput: no such file, or it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
+        layout = json.loads(metadata.pop(LAYOUT, '{"empty": [], "keys": {}}'))
+        for name, kind in layout["keys"].items():
+            arrays[name] = jax.random.wrap_key_data(arrays[name], impl=kind)
+        return _nest(arrays, layout["empty"]), metadata
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{str(path)!r}: no such file; give the path of a .safetensors file") from error
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InvalidInput(
+            f"{str(path)!r}: not a whole safetensors file ({reason}); remove it and make it again"
+        ) from error
+
+
+def _nest(arrays: Mapping[str, Any], empty: list[str]) -> dict[str, PyTree]:
+    tree: dict[str, PyTree] = {}
+    for name, value in [*arrays.items(), *((name, {}) for name in empty if name)]:
+        *parents, last = name.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if not isinstance(place, dict) or last in place:
+            raise ValueError(f"two contents for {name!r}")
+        place[last] = value
+    return tree
+
+
+def save_trained(path: Path, trained: Trained, metadata: Mapping[str, str] | None = None) -> None:
+    """Write what a procedure left: weights and carry."""
+    save_tree(path, trained, metadata)
+
+
+def load_trained(path: Path) -> tuple[Trained, dict[str, str]]:
+    """What `save_trained` wrote.
+
+    Raises:
+        InvalidInput: no such file, it is damaged, or it holds something else.
+    """
+    tree, metadata = load_tree(path)
+    weights = tree.get("weights")
+    if set(tree) != {"weights", "carry"} or not isinstance(weights, dict) or set(weights) != {"params", "batch_stats"}:
+        raise InvalidInput(f"{str(path)!r}: holds {sorted(tree)}; a model of bdjax has weights and carry; give another")
+    return Trained(Weights(**weights), tree["carry"]), metadata

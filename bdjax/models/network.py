@@ -1,0 +1,51 @@
+"""From a linen module to a `Net`: two pure functions and the list of layers.
+
+Names. A layer's name, its tap and its place in `params` agree: block and layer joined by a dot, numbered as PyTorch
+numbers them, so `layer4_1.relu1` is what the first rectifier of the second block of stage 4 gives, which in a
+pre-activation network is the input of `layer4_1.conv1`, whose kernel is `params["layer4_1"]["conv1"]["kernel"]`. Every
+network ends in `pool`, the features, and `linear`, the logits.
+"""
+
+import flax.linen as nn
+import jax
+
+from bdjax.errors import InvalidInput
+from bdjax.models.layers import NO_EDIT, Pass
+from bdjax.types import Layer, Net, Weights, real
+
+
+def network(module: nn.Module, shape: tuple[int, int, int]) -> Net:
+    """The network that `module` describes, for images of `shape` (height, width, channels).
+
+    The module is called as `module(image, run)`, run a `Pass`, and gives logits.
+    """
+    layers, drawn = _survey(module, shape)
+    names = frozenset(layer.tap for layer in layers)
+
+    def init(key):
+        noise = jax.random.uniform(key, (drawn,), real(), -1, 1)
+        image = jax.ShapeDtypeStruct((1, *shape), real())
+        variables = module.lazy_init(key, image, method=lambda module, image: module(image, Pass(noise=noise)))
+        return Weights(variables["params"], variables.get("batch_stats", {}))
+
+    def apply(weights, image, train=False, weight=None, edit=NO_EDIT):
+        for name in edit:
+            if name not in names:
+                taps = ", ".join(layer.tap for layer in layers)
+                raise InvalidInput(f"no tap {name!r} to edit; the network's taps are {taps}; choose one of them")
+        run = Pass(train, weight, edit)
+        variables = {"params": weights.params, "batch_stats": weights.batch_stats}
+        if not train:
+            return module.apply(variables, image, run), weights.batch_stats, run.taps
+        logits, changed = module.apply(variables, image, run, mutable=["batch_stats"])
+        return logits, changed.get("batch_stats", weights.batch_stats), run.taps
+
+    return Net(init, apply, layers)
+
+
+def _survey(module: nn.Module, shape: tuple[int, int, int]) -> tuple[tuple[Layer, ...], int]:
+    """The layers in forward order, and how many random numbers initialise them."""
+    run = Pass()
+    image = jax.ShapeDtypeStruct((1, *shape), real())
+    jax.eval_shape(lambda key, image: module.init(key, image, run), jax.random.key(0), image)
+    return tuple(run.layers), run.drawn

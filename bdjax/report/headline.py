@@ -1,0 +1,88 @@
+"""The study in a few plain sentences, all numbers from the results."""
+
+from statistics import fmean
+
+import xarray
+
+from bdjax.report.statistics import ABSENT, DIVERGED, IMPOSSIBLE
+from bdjax.report.tables import UNDEFENDED, Row, largest
+from bdjax.report.wording import discreet, listed, number, percent
+
+
+def title(results: xarray.Dataset) -> str:
+    """What the study is about."""
+    defended = any(name != UNDEFENDED for name in results["defense"].values)
+    return f"Backdoor attacks{' and defenses' if defended else ''} on {discreet(str(results.attrs.get('dataset', 'images')))}"
+
+
+def headline(results: xarray.Dataset, rows: list[Row]) -> list[str]:
+    """What was run, how far the attacks got, and what the defenses left of them."""
+    top = largest(rows)
+    sentences = [_setting(results), _undefended(top), _defended(top)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def missing(results: xarray.Dataset) -> str:
+    """What has no numbers, in one sentence; "" where all has."""
+    status = results["status"].values
+    parts = {"diverged": DIVERGED, "are impossible pairs": IMPOSSIBLE, "were not run": ABSENT}
+    counted = [f"{count:,} {words}" for words, code in parts.items() if (count := int((status == code).sum()))]
+    return f"Of {status.size:,} cells {listed(counted)}; they are left out of every mean." if counted else ""
+
+
+def _setting(results: xarray.Dataset) -> str:
+    attrs = discreet(results.attrs)
+    others = [name for name in results["defense"].values if name != UNDEFENDED]
+    ratios = listed([f"{ratio:g}" for ratio in results["ratio"].values])
+    text = f"This study trained {attrs.get('model', 'a network')} on {attrs.get('dataset', 'a dataset')}"
+    text += f" under {number(results.sizes['attack'], 'attack')} at {_plural('poison ratio', results.sizes['ratio'])}"
+    text += f" {ratios}, with {number(results.sizes['seed'], 'seed')} each"
+    return text + (f", and applied {number(len(others), 'defense')} to the victims." if others else ".")
+
+
+def _undefended(top: dict[tuple[str, str], Row]) -> str:
+    rows = [row for (_, defense), row in top.items() if defense == UNDEFENDED]
+    if not rows:
+        return ""
+    rows.sort(key=lambda row: row.measures["asr"].mean)
+    weakest, strongest = rows[0], rows[-1]
+    span = f"{percent(weakest.measures['asr'].mean)}%"
+    if len(rows) > 1:
+        span += f" ({discreet(weakest.attack)}) to {percent(strongest.measures['asr'].mean)}%"
+        span += f" ({discreet(strongest.attack)})"
+    accuracy = percent(fmean(row.measures["acc"].mean for row in rows))
+    where = "At the largest ratio" + (" of each attack" if len({row.ratio for row in rows}) > 1 else "")
+    return (
+        f"{where}, the undefended victims classify {accuracy}% of clean test images correctly"
+        f" and send {span} of triggered ones where the attacker wants them."
+    )
+
+
+def _defended(top: dict[tuple[str, str], Row]) -> str:
+    """The best and the worst of those defenses that ran against every attack; oracles do not compete."""
+    attacks = {attack for attack, _ in top}
+    left: dict[str, list[Row]] = {}
+    for (_, defense), row in top.items():
+        if defense != UNDEFENDED and not row.oracle:
+            left.setdefault(defense, []).append(row)
+    means = {
+        name: tuple(100 * fmean(row.measures[measure].mean for row in rows) for measure in ("asr", "acc"))
+        for name, rows in left.items()
+        if len(rows) == len(attacks)
+    }
+    if not means:
+        return ""
+    best, worst = min(means, key=means.get), max(means, key=means.get)
+    over = ", averaged over the attacks" if len(attacks) > 1 else ""
+    if best == worst:
+        asr, acc = means[best]
+        return f"After {best} the attacks still succeed on {asr:.1f}%, with a clean accuracy of {acc:.1f}%{over}."
+    return (
+        f"Of the defenses, {best} leaves the least attack success, {means[best][0]:.1f}% with a clean accuracy of"
+        f" {means[best][1]:.1f}%, and {worst} the most, {means[worst][0]:.1f}% with {means[worst][1]:.1f}%{over}."
+    )
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else noun + "s"
+

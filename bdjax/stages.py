@@ -1,0 +1,188 @@
+"""One cell of a study as pure functions: what is drawn for it, what a method is given, and the steps of its stages."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from bdjax import images, metrics, poison, sources, train
+from bdjax.keys import root, stream
+from bdjax.types import (
+    POISONED,
+    Array,
+    Attack,
+    Audit,
+    Data,
+    Given,
+    Key,
+    Net,
+    Poison,
+    Procedure,
+    PyTree,
+    Trained,
+    Weights,
+)
+
+
+@struct.dataclass
+class Shared:
+    """What all cells of a group read."""
+
+    train: Data
+    test: Data
+    assets: PyTree = ()
+
+
+@struct.dataclass
+class Cell:
+    """What is a cell's own; None where it has none or needs none."""
+
+    seed: Array  # uint32 ()
+    count: Array  # int32 (): rows to poison
+    attack: dict[str, Array]  # the attack's float settings
+    settings: dict[str, Array]  # the running method's float settings
+    poison: Poison | None = None
+    order: Array | None = None  # int32 (n,): rows in the order in which the attack poisons them
+    clean: Array | None = None  # int32: rows of the defender's clean set
+    valid: Array | None = None  # int32: rows on which thresholds are chosen
+    victim: Weights | None = None
+    clean_model: Weights | None = None
+    previous: Any = None  # what the stage before left
+
+
+class Scene(NamedTuple):
+    """What is static in a group: the network, the attack, and how data are drawn and augmented."""
+
+    net: Net
+    classes: int
+    padding: int
+    flip: bool
+    select: Any  # Selection
+    clean: int  # rows a class in the defender's clean set
+    valid: int  # rows a class for thresholds
+    reserved: bool  # whether the defender's rows are kept out of the attacker's reach
+    attack: Attack = poison.NO_ATTACK
+    own: bool = False  # whether the running stages are the attacker's own training
+
+
+def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
+    """The cell with its rows and its poison, and the share of clean rows whose copies are poisoned."""
+    key, label = root(cell.seed), shared.train.label
+    clean, valid = sources.balanced_rows(stream(key, "clean"), label, scene.classes, (scene.clean, scene.valid))
+    given = Given(cell.attack, images.augmentation(scene.padding, scene.flip), train=sources.split(shared.train))
+    attack = scene.attack
+    priority = scene.select(stream(key, "select"), scene.net, attack, shared.assets, given)
+    if scene.reserved:
+        priority = priority.at[jnp.concatenate([clean, valid])].set(-jnp.inf)
+    order = jnp.argsort(poison.rank(priority, attack.eligible(label))).astype(jnp.int32)
+    drawn = attack.init(stream(key, "poison"), shared.assets, cell.attack, label, priority, cell.count)
+    overlap = jnp.mean((drawn.role[clean] == POISONED).astype(jnp.float32))
+    return cell.replace(poison=drawn, order=order, clean=clean, valid=valid), overlap
+
+
+def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared, audit: bool = False) -> Given:
+    """What a method is given: the fields that its card needs and no others."""
+    whole, attack, needs = sources.split(shared.train), scene.attack, set(needs)
+    trigger = None if cell.poison is None else cell.poison.trigger
+
+    def poisoned():
+        stamped = sources.stamped(shared.train, trigger, attack.stamp, shared.assets)
+        wanted = sources.mapped(stamped, lambda batch: batch.replace(label=attack.goal(batch.label)))
+        return sources.subset(wanted, cell.order)
+
+    def triggered():
+        if audit:
+            return sources.stamped(shared.test, trigger, attack.query, shared.assets)
+        return sources.subset(sources.stamped(shared.train, trigger, attack.query, shared.assets), cell.clean)
+
+    offers = {
+        "train": lambda: sources.poisoned(shared.train, cell.poison, attack, shared.assets),
+        "clean": lambda: whole if scene.own else sources.subset(whole, cell.clean),
+        "valid": lambda: sources.subset(whole, cell.valid),
+        "victim": lambda: cell.victim,
+        "clean_model": lambda: cell.clean_model,
+        "target": lambda: attack.goal,
+        "triggered": triggered,
+        "poisoned": poisoned,
+        "test": lambda: sources.split(shared.test),
+    }
+    fields = {name: offer() for name, offer in offers.items() if name in needs}
+    return Given(cell.settings, images.augmentation(scene.padding, scene.flip), **fields)
+
+
+class StageFunctions(NamedTuple):
+    """A stage as cell functions for `sweep.Program`, and the number of steps in each of its epochs."""
+
+    begin: Any  # ((), cell, shared) -> ((), carry)
+    advance: Any  # (carry, cell, shared, epoch, start, stop) -> (carry, sums)
+    finish: Any  # (carry, cell, shared) -> (carry, (Trained, finite))
+    epochs: int
+
+
+def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...], name: str, audit: bool = False) -> StageFunctions:
+    """The cell functions of one stage; `name` names its random streams."""
+
+    def key(cell: Cell) -> Key:
+        return stream(root(cell.seed), name)
+
+    def begin(state, cell: Cell, shared: Shared):
+        given = door(scene, needs, cell, shared, audit)
+        return state, train.begin(procedure, key(cell), given, cell.previous)
+
+    def advance(carry, cell: Cell, shared: Shared, epoch: Array, start: Array, stop: Array):
+        given = door(scene, needs, cell, shared, audit)
+        carry = train.advance(procedure, key(cell), carry, given, epoch, start, stop)
+        return carry, carry[1]
+
+    def finish(carry, cell: Cell, shared: Shared):
+        trained = train.finish(procedure, key(cell), carry[0], door(scene, needs, cell, shared, audit))
+        return carry, (trained, finite(trained.weights))
+
+    return StageFunctions(begin, advance, finish, procedure.epochs)
+
+
+def steps(scene: Scene, procedure: Procedure, needs: tuple[str, ...], cell: Cell, shared: Shared, audit: bool) -> int:
+    """Steps in each epoch of a stage for cells of these shapes."""
+
+    def order(cell: Cell, shared: Shared) -> Array:
+        given = door(scene, needs, cell, shared, audit)
+        state, _ = train.begin(procedure, root(cell.seed), given, cell.previous)
+        return procedure.order(root(cell.seed), state, jnp.int32(0), given)
+
+    return jax.eval_shape(order, cell, shared).shape[0]
+
+
+def finite(weights: Weights) -> Array:
+    """Whether a model has not diverged."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(weights)]))
+
+
+def wrapped(net: Net, procedures: Iterable[Procedure]) -> Net:
+    """The network that the last stage's weights belong to."""
+    for procedure in procedures:
+        net = procedure.wrap(net)
+    return net
+
+
+def score(scene: Scene, net: Net):
+    """Cell function: sums of `metrics.counts` of `cell.victim`, weights of `net`, on the test images."""
+
+    def function(state, cell: Cell, shared: Shared):
+        triggered = sources.stamped(shared.test, cell.poison.trigger, scene.attack.query, shared.assets)
+        clean = sources.split(shared.test)
+        return state, metrics.counts(net, cell.victim, clean, triggered, scene.attack.goal)
+
+    return function
+
+
+def measure(scene: Scene, audit: Audit, needs: tuple[str, ...], net: Net):
+    """Cell function: what an audit measures; `cell.previous` is what its stages left."""
+
+    def function(state, cell: Cell, shared: Shared):
+        key = stream(root(cell.seed), "audit")
+        trained = cell.previous if audit.stages else Trained(cell.victim)
+        return state, audit.measure(key, net, trained, door(scene, needs, cell, shared, audit=True))
+
+    return function

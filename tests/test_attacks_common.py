@@ -1,0 +1,162 @@
+"""What holds for every registered attack: a new one is tested by being registered."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bdjax.attacks import ATTACKS
+from bdjax.cards import lookup
+from bdjax.errors import InvalidInput
+from bdjax.keys import root
+from bdjax.models import MODELS
+from bdjax.poison import counted
+from bdjax.types import CLEAN, POISONED, Data
+
+SHAPE, CLASSES, ROWS, TARGET = (16, 16, 3), 4, 32, 1
+QUICK = {"surrogate_epochs": 4, "surrogate_batch": 16, "surrogate_learning_rate": 0.1, "surrogate_steps": 1}
+QUICK |= {"steps": 20, "passes": 1, "images": 6, "target": TARGET}
+COUNTS = (0, 3, 8)
+
+
+def data() -> Data:
+    label = np.arange(ROWS) % CLASSES
+    noise = np.random.default_rng(0).normal(60 + 40 * label[:, None, None, None], 20, (ROWS, *SHAPE))
+    return Data(jnp.asarray(np.clip(noise, 0, 255), jnp.uint8), jnp.asarray(label, jnp.int32))
+
+
+def build(name: str, preset: str = "paper", shape=SHAPE, classes=CLASSES, **settings):
+    quick = QUICK | settings
+    spec = lookup(f"{name}:preset={preset}", ATTACKS, "attack", fallback=quick)
+    net = MODELS["small_cnn"].make(shape, classes, (0.5,) * shape[2], (0.25,) * shape[2], width=2)
+    return ATTACKS[name].make(net, shape, classes, **spec.static), spec.traced, net
+
+
+@cache
+def prepared(name: str):
+    """The attack, its float settings and its assets, made once for all tests."""
+    attack, settings, net = build(name)
+    return attack, settings, () if attack.prepare is None else attack.prepare(root(5), net, data(), settings)
+
+
+@pytest.fixture(params=sorted(ATTACKS))
+def name(request):
+    return request.param
+
+
+def init(name: str):
+    attack, settings, assets = prepared(name)
+
+    @jax.jit
+    def poison(key, count):
+        return attack.init(key, assets, settings, data().label, jax.random.uniform(key, (ROWS,)), count)
+
+    return attack, assets, poison
+
+
+def test_exactly_count_rows_are_poisoned(name):
+    attack, _, poison = init(name)
+    for count in COUNTS:
+        role = np.asarray(poison(root(0), jnp.int32(count)).role)
+        assert role.dtype == np.int8
+        assert (role == POISONED).sum() == count
+        assert attack.eligible(data().label)[role == POISONED].all()
+
+
+def test_count_zero_is_the_clean_baseline(name):
+    _, _, poison = init(name)
+    result = poison(root(0), jnp.int32(0))
+    assert (result.role == CLEAN).all()
+    assert (result.label == data().label).all()
+
+
+def test_labels_of_poisoned_rows_are_wanted_and_of_others_true(name):
+    attack, _, poison = init(name)
+    result = poison(root(0), jnp.int32(8))
+    chosen = np.asarray(result.role == POISONED)
+    assert (result.label[~chosen] == data().label[~chosen]).all()
+    assert (result.label[chosen] == attack.goal(data().label)[chosen]).all()
+
+
+def test_one_compilation_serves_every_count(name):
+    _, _, poison = init(name)
+    traces = []
+    jitted = jax.jit(lambda key, count: traces.append(1) or poison(key, count))
+    for count in COUNTS:
+        jitted(root(0), jnp.int32(count))
+    assert len(traces) == 1
+
+
+def test_vmap_of_init_is_a_loop_bit_for_bit(name):
+    _, _, poison = init(name)
+    keys, counts = [root(seed) for seed in range(3)], jnp.array(COUNTS, jnp.int32)
+    lifted = jax.vmap(poison)(jnp.stack(keys), counts)
+    for index, key in enumerate(keys):
+        alone = poison(key, counts[index])
+        for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(lifted), strict=True):
+            np.testing.assert_array_equal(one, many[index])
+
+
+def test_stamps_keep_shape_dtype_and_range_and_change_the_image(name):
+    attack, assets, poison = init(name)
+    trigger = poison(root(0), jnp.int32(8)).trigger
+    image = data().image[1].astype(jnp.float32) / 255
+    for stamp in filter(None, (attack.stamp, attack.query, attack.cover)):
+        result = stamp(assets, trigger, image, jnp.int32(1))
+        assert (result.shape, result.dtype) == (image.shape, image.dtype)
+        assert 0 <= result.min() and result.max() <= 1
+        assert jnp.max(jnp.abs(result - image)) > 1 / 255
+        jitted = jax.jit(stamp)(assets, trigger, image, jnp.int32(1))
+        np.testing.assert_allclose(jitted, result, atol=2e-6)
+
+
+def test_float64_is_kept_and_agrees(name):
+    attack, assets, poison = init(name)
+    trigger = poison(root(0), jnp.int32(8)).trigger
+    image = data().image[1].astype(jnp.float32) / 255
+    single = attack.query(assets, trigger, image, jnp.int32(1))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, (assets, trigger)
+        )
+        double = attack.query(*wide, image.astype(jnp.float64), jnp.int32(1))
+        assert double.dtype == jnp.float64
+        assert poison(root(0), jnp.int32(8)).label.shape == (ROWS,)
+    np.testing.assert_allclose(double, single, atol=1e-5)
+
+
+def test_goal_leaves_out_what_needs_no_moving(name):
+    attack, _, _ = prepared(name)
+    label = jnp.arange(CLASSES)
+    np.testing.assert_array_equal(counted(label, attack.goal), label != TARGET)
+
+
+def test_trigger_is_a_nested_dict_of_small_arrays_that_can_be_saved(name):
+    _, _, poison = init(name)
+    trigger = poison(root(0), jnp.int32(8)).trigger
+    assert isinstance(trigger, dict)
+    for leaf in jax.tree.leaves(trigger):
+        assert np.asarray(leaf).dtype.kind in "fiub"
+        assert leaf.size <= np.prod(SHAPE)
+
+
+def test_every_preset_builds_at_the_smallest_size(name):
+    card = ATTACKS[name].card
+    assert set(card.presets) == {"paper", "benchmark"}
+    for preset in card.presets:
+        build(name, preset, (card.smallest, card.smallest, 1), 2)
+
+
+def test_card_tells_whose_work_it_is(name):
+    card = ATTACKS[name].card
+    assert card.name == name
+    assert str(card.year) in card.citation and "https://" in card.citation
+    assert card.stage in ("data", "training")
+    assert (card.stage == "training") == bool(prepared(name)[0].train)
+
+
+def test_a_target_that_is_no_class_is_refused(name):
+    with pytest.raises(InvalidInput, match=f"{name}: target 4 of 4 classes; choose 0 to 3"):
+        build(name, target=4)

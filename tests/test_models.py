@@ -1,0 +1,196 @@
+"""What every network promises, and batch normalisation, initialisation and taps by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bdjax.errors import InvalidInput
+from bdjax.models import MODELS
+from bdjax.models.layers import BatchNorm, Pass
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+SMALL = {"small_cnn": {"width": 2}, "preact_resnet18": {"width": 2}, "resnet18": {"width": 2}}
+COUNTS = {"small_cnn": 6_418, "preact_resnet18": 11_171_146, "resnet18": 11_173_962}
+IMAGES = np.random.default_rng(0).uniform(size=(5, 8, 8, 3))
+
+
+def small(name, mean=MEAN, std=STD):
+    return MODELS[name].make((8, 8, 3), 4, mean, std, **SMALL[name])
+
+
+@pytest.fixture
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def close(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), ours, theirs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_as_many_as_published(name):
+    net = MODELS[name].make((32, 32, 3), 10, MEAN, STD)
+    params = jax.eval_shape(net.init, jax.random.key(0)).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_card(name):
+    card = MODELS[name].card
+    static = {key: setting.default for key, setting in card.settings.items()}
+    net = MODELS[name].make((card.smallest, card.smallest, 1), 3, (0.5,), (0.25,), **static)
+    logits = jax.eval_shape(
+        lambda key: net.apply(net.init(key), jnp.zeros((2, card.smallest, card.smallest, 1)))[0], jax.random.key(0)
+    )
+    assert logits.shape == (2, 3)
+    assert card.name == name and not any(setting.traced for setting in card.settings.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_name_the_parameters_and_the_taps_in_forward_order(name):
+    net = small(name)
+    weights = jax.jit(net.init)(jax.random.key(0))
+    _, _, taps = jax.jit(net.apply)(weights, IMAGES.astype(np.float32))
+    assert sorted(taps) == sorted(layer.tap for layer in net.layers)
+    assert [layer.kind for layer in net.layers[-2:]] == ["pool", "linear"]
+    assert {layer.kind for layer in net.layers} <= {"conv", "norm", "relu", "add", "pool", "linear"}
+    found = {layer.path for layer in net.layers if layer.path}
+    paths = {tuple(entry.key for entry in path[:-1]) for path, _ in jax.tree_util.tree_leaves_with_path(weights.params)}
+    assert found == paths
+    assert all(bool(layer.path) == (layer.kind in ("conv", "norm", "linear")) for layer in net.layers)
+
+
+def test_the_input_of_the_last_block_s_first_convolution_can_be_tapped():
+    names = [layer.tap for layer in small("preact_resnet18").layers]
+    place = names.index("layer4_1.conv1")
+    assert names[place - 2 : place] == ["layer4_1.bn1", "layer4_1.relu1"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_edits(name, _float64):
+    net = small(name)
+    weights = jax.jit(net.init)(jax.random.key(0))
+    logits, _, taps = net.apply(weights, IMAGES)
+    edited, _, seen = net.apply(weights, IMAGES, edit={"pool": lambda x: 0 * x})
+    close(edited, np.broadcast_to(weights.params["linear"]["bias"], (5, 4)))
+    assert not np.any(seen["pool"])
+    again = net.apply(weights, IMAGES, edit={layer.tap: lambda x: x for layer in net.layers})[0]
+    close(again, logits)
+    close(taps["linear"], logits)
+    first = net.layers[0].tap
+    swapped = net.apply(weights, IMAGES, edit={first: lambda x: x[::-1]})[0]
+    close(swapped, logits[::-1])
+    with pytest.raises(InvalidInput, match=r"no tap 'relu99'.*conv1, .*linear"):
+        net.apply(weights, IMAGES, edit={"relu99": lambda x: x})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initialisation_is_torch_s(name):
+    net = MODELS[name].make((8, 8, 3), 10, MEAN, STD, width=16)
+    weights = jax.jit(net.init)(jax.random.key(3))
+    assert type(weights.params) is dict and type(weights.batch_stats) is dict
+    for layer in net.layers:
+        place = weights.params
+        for part in layer.path:
+            place = place[part]
+        if layer.kind == "norm":
+            assert np.all(place["scale"] == 1) and np.all(place["bias"] == 0)
+        elif layer.path:
+            kernel = np.asarray(place["kernel"])
+            limit = np.prod(kernel.shape[:-1]) ** -0.5
+            assert np.abs(kernel).max() <= limit
+            # The mean square of n uniform draws is limit^2/3 with standard error limit^2 sqrt(4/45/n).
+            assert abs(np.mean(kernel**2) / limit**2 - 1 / 3) < 5 * np.sqrt(4 / 45 / kernel.size)
+            assert np.abs(place.get("bias", np.zeros(1))).max() <= limit
+    assert np.any(weights.params["linear"]["bias"] != 0)
+    other = jax.jit(net.init)(jax.random.key(4))
+    assert np.any(other.params["conv1"]["kernel"] != weights.params["conv1"]["kernel"])
+
+
+def test_kernels_share_no_numbers():
+    weights = small("preact_resnet18").init(jax.random.key(0))
+    drawn = np.concatenate([np.abs(leaf).ravel() for leaf in jax.tree.leaves(weights.params) if leaf.ndim > 1])
+    assert len(np.unique(drawn)) > 0.99 * drawn.size
+
+
+def norm(x, weight=None, train=True):
+    x = jnp.asarray(x, float)
+    run = Pass(train, weight)
+    variables = BatchNorm(name="bn").init(jax.random.key(0), x, Pass())
+    value, changed = BatchNorm(name="bn").apply(variables, x, run, mutable=["batch_stats"])
+    return value, changed["batch_stats"]
+
+
+@pytest.mark.parametrize("weight,rows", [(None, 2), ((1.0, 1.0, 0.0), 3)])
+def test_batch_normalisation_by_hand(weight, rows, _float64):
+    x = np.array([1.0, 3.0, 100.0])[:rows, None]
+    value, stats = norm(x, None if weight is None else jnp.array(weight))
+    close(value[:2, 0], np.array([-1, 1]) / np.sqrt(1 + 1e-5))
+    close(stats, {"mean": [0.9 * 0 + 0.1 * 2], "var": [0.9 * 1 + 0.1 * 2]})
+
+
+def test_batch_normalisation_counts_pixels(_float64):
+    x = np.arange(8.0).reshape(2, 2, 2, 1)
+    _, stats = norm(x)
+    close(stats, {"mean": [0.35], "var": [0.9 + 0.1 * np.var(np.arange(8), ddof=1)]})
+
+
+def test_a_batch_of_padding_changes_nothing(_float64):
+    value, stats = norm(np.array([[2.0], [4.0]]), jnp.zeros(2))
+    close(stats, {"mean": [0.0], "var": [1.0]})
+    assert np.all(np.isfinite(value))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_does_not_count(name, _float64):
+    net = small(name)
+    weights = jax.jit(net.init)(jax.random.key(0))
+    weight = jnp.array([1.0, 1, 1, 0, 0])
+
+    def loss(params, image, weight):
+        logits, batch_stats, _ = net.apply(weights.replace(params=params), image, train=True, weight=weight)
+        rows = jnp.ones(len(image)) if weight is None else weight
+        return jnp.sum(rows * jnp.sum(logits**2, -1)), batch_stats
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    close(gradient(weights.params, IMAGES, weight), gradient(weights.params, IMAGES[:3], None))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_changes_no_statistics_and_mixes_no_rows(name, _float64):
+    net = small(name)
+    weights = jax.jit(net.init)(jax.random.key(0))
+    logits, batch_stats, _ = net.apply(weights, IMAGES)
+    assert batch_stats is weights.batch_stats
+    close(net.apply(weights, IMAGES[1:2])[0], logits[1:2])
+
+
+def test_images_are_normalised_inside(_float64):
+    inside, outside = small("small_cnn"), small("small_cnn", (0.0,) * 3, (1.0,) * 3)
+    weights = inside.init(jax.random.key(0))
+    by_hand = (IMAGES - np.array(MEAN)[None, None, None]) / np.array(STD)[None, None, None]
+    close(inside.apply(weights, IMAGES)[0], outside.apply(weights, by_hand)[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_many_models_are_each_alone(name, _float64):
+    net = small(name)
+    keys = jax.random.split(jax.random.key(0), 2)
+    many = jax.jit(jax.vmap(net.init))(keys)
+    alone = [jax.jit(net.init)(key) for key in keys]
+    assert {leaf.dtype for leaf in jax.tree.leaves(many)} == {jnp.dtype("float64")}
+
+    def loss(params, batch_stats):
+        logits, batch_stats, _ = net.apply(many.replace(params=params, batch_stats=batch_stats), IMAGES, train=True)
+        return jnp.sum(logits**2), batch_stats
+
+    gradient = jax.grad(loss, has_aux=True)
+    lifted = jax.jit(jax.vmap(gradient))(many.params, many.batch_stats)
+    mapped = jax.jit(lambda weights: jax.lax.map(lambda one: gradient(one.params, one.batch_stats), weights))(many)
+    for place, weights in enumerate(alone):
+        close(jax.tree.map(lambda leaf, place=place: leaf[place], many), weights)
+        expected = jax.jit(gradient)(weights.params, weights.batch_stats)
+        for one in (lifted, mapped):
+            close(jax.tree.map(lambda leaf, place=place: leaf[place], one), expected)
