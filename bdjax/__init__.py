@@ -22,7 +22,22 @@ _WHERE = {
     "run": "engine",
 }
 
-__all__ = sorted(_WHERE)
+__all__ = [
+    "ANALYSES",
+    "ATTACKS",
+    "AUDITS",
+    "DATASETS",
+    "DEFENSES",
+    "DETECTORS",
+    "MODELS",
+    "SELECTIONS",
+    "InvalidInput",
+    "Study",
+    "evaluate",
+    "load",
+    "load_curves",
+    "run",
+]
 
 
 def __getattr__(name: str):

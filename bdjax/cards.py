@@ -95,6 +95,16 @@ class Card:
         """Whether the method uses what a defender would not have."""
         return bool(ORACLE & set(self.needs))
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Card":
+        """The card that `dataclasses.asdict` took apart, also after a passage through JSON."""
+        settings = {name: Setting(**_tuples(setting)) for name, setting in values["settings"].items()}
+        return Card(**_tuples(values) | {"settings": settings})
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
 
 class Method(NamedTuple):
     """A registry's entry: the card, and `make(...)` that builds the method from its static settings.

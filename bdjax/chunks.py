@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import metrics, programs, stages, sweep
+from bdjax import metrics, programs, samples, sweep
 from bdjax.groups import Group
 from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
@@ -213,6 +213,7 @@ def _score(context: Context, group: Group, jobs: list[Job], cells: Cell, shared:
     with np.errstate(invalid="ignore"):  # where no image counts there is no ASR
         rates = {name: np.asarray(value) for name, value in metrics.rates(sums).items()}
     rows = {"address": [job.address for job in jobs], "overlap": overlap.astype(float)} | rates
+    samples.keep(context.store, group.scene, [job.attack for job in jobs], cells, shared)
     results.write_shard(context.store.folder, "score", rows)
     context.progress.scored(group.label, float(np.mean(rates["acc"])), float(np.mean(rates["asr"])))
 

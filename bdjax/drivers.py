@@ -3,12 +3,12 @@
 import json
 import os
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from bdjax import stages, sweep
+from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.stages import Cell, Shared
@@ -17,13 +17,6 @@ from bdjax.types import real
 
 CELLS, STEPS = 4, 4
 """Cells and steps of the measurement."""
-
-
-def cache_folder() -> Path:
-    """The user's own cache, mode 0700."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bdjax"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def convolution() -> str:
@@ -51,7 +44,7 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "shape": work.dataset.shape,
         "recipe": dict(work.recipe.spec.static),
     }
-    path, name = cache_folder() / "drivers.json", address(what)
+    path, name = home() / "drivers.json", address(what)
     known = read_json(path) or {}
     if name not in known:
         found = {how: _seconds(work, shared, how) for how in ("map", "vmap")}
@@ -60,18 +53,30 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
     return known[name]["seconds"]
 
 
-def _seconds(work: Work, shared: Shared, how: str) -> float:
+def prepared(work: Work, shared: Shared, how: str, count: int):
+    """`count` cells of plain training at their start: a list that holds their state, and the lifted step.
+
+    The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
+    """
     recipe, procedure = work.recipe, work.recipe.stages[0]
     functions = stages.stage(work.scene, procedure, recipe.card.needs, "measure")
     settings = {name: np.asarray(value, real()) for name, value in recipe.spec.traced.items()}
-    cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(CELLS)], CELLS)
-    draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how)
-    cells = draw((), cells, shared, CELLS)[1]
-    carry = sweep.Program(functions.begin, how)((), cells, shared, CELLS)[1]
-    advance, times = sweep.Program(functions.advance, how), []
+    mesh = sweep.devices_mesh() if how == "shard" else None
+    size = -(-count // mesh.size) * mesh.size if mesh else count
+    cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)], size)
+    draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how, mesh)
+    cells = draw((), cells, shared, count)[1]
+    carry = sweep.Program(functions.begin, how, mesh)((), cells, shared, count)[1]
+    program = sweep.Program(functions.advance, how, mesh)
+    return [carry], lambda carry, *steps: program(carry, cells, shared, count, *steps)
+
+
+def _seconds(work: Work, shared: Shared, how: str) -> float:
+    state, advance = prepared(work, shared, how, CELLS)
+    times = []
     for index in range(3):
         begun = time.perf_counter()
-        carry, sums = advance(carry, cells, shared, CELLS, 0, index * STEPS, (index + 1) * STEPS)
+        state[0], sums = advance(state[0], 0, index * STEPS, (index + 1) * STEPS)
         jax.block_until_ready(sums)
         times.append(time.perf_counter() - begun)
     return min(times[1:]) / STEPS / CELLS

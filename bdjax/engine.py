@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -92,6 +93,8 @@ def _signals() -> Iterator[list[int]]:
 def _enter(store: Store, work: Work) -> None:
     """Write what is asked for into study.json, beside what was asked for before."""
 
+    cards = [asdict(card) for card in work.cards()]
+
     def change(held: dict | None) -> dict:
         if held and held["base"] != work.base:
             other = next(name for name in work.base if held["base"].get(name) != work.base[name])
@@ -114,6 +117,7 @@ def _enter(store: Store, work: Work) -> None:
             "base": work.base,
             "attributes": _attributes(work),
             "defenses": (held or {"defenses": {}})["defenses"] | about,
+            "cards": list({card["name"]: card for card in (held or {"cards": []})["cards"] + cards}.values()),
             "cells": list(cells.values()),
         }
 

@@ -10,7 +10,7 @@ from bdjax import sources, train
 from bdjax.cards import lookup
 from bdjax.defenses.abl import ABL, floored, ranked
 from bdjax.models import MODELS
-from bdjax.types import Data, Given, Net, Trained, Weights
+from bdjax.types import Data, Given, Net, Trained
 
 SHAPE, CLASSES = (8, 8, 3), 3
 
@@ -87,7 +87,8 @@ def test_unlearning_raises_the_loss_of_isolated_rows_alone(net):
     """Rows that are all alike and of one label are what the network learns first: they are isolated and unlearnt."""
     rows = data()
     rows = rows.replace(image=rows.image.at[:8].set(255), label=rows.label.at[:8].set(0))
-    text = "abl:one_in=5,batch=20,isolation_epochs=10,epochs=2,unlearning_epochs=8,isolation_rate=0.05,unlearning_rate=0.01"
+    epochs = "isolation_epochs=10,epochs=2,unlearning_epochs=30"
+    text = f"abl:one_in=5,batch=20,{epochs},isolation_rate=0.05,unlearning_rate=0.02"
     parts, settings = stages(net, text)
     given, trained, losses = door(settings), None, []
     for number, stage in enumerate(parts):

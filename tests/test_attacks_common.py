@@ -46,12 +46,15 @@ def name(request):
     return request.param
 
 
+@cache
 def init(name: str):
+    """The attack, its assets and its poison of the test's data as a function of key and count."""
     attack, settings, assets = prepared(name)
 
     @jax.jit
     def poison(key, count):
-        return attack.init(key, assets, settings, data().label, jax.random.uniform(key, (ROWS,)), count)
+        priority = jax.random.uniform(key, (ROWS,))
+        return attack.init(key, assets, settings, data().label, priority, count)
 
     return attack, assets, poison
 
@@ -106,7 +109,7 @@ def test_stamps_keep_shape_dtype_and_range_and_change_the_image(name):
     for stamp in filter(None, (attack.stamp, attack.query, attack.cover)):
         result = stamp(assets, trigger, image, jnp.int32(1))
         assert (result.shape, result.dtype) == (image.shape, image.dtype)
-        assert 0 <= result.min() and result.max() <= 1
+        assert result.min() >= 0 and result.max() <= 1
         assert jnp.max(jnp.abs(result - image)) > 1 / 255
         jitted = jax.jit(stamp)(assets, trigger, image, jnp.int32(1))
         np.testing.assert_allclose(jitted, result, atol=2e-6)

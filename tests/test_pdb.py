@@ -28,13 +28,17 @@ def split(count, seed=0):
     return Data(jnp.asarray(image), jnp.asarray(label))
 
 
-@pytest.mark.parametrize(("trigger", "size", "pixels"), [("block", 7, 49), ("border", 1, 124), ("dashes", 1, 62)])
-def test_pixels_of_the_trigger(trigger, size, pixels):
-    """On 32x32: 7^2; 4 * 31; 16 on each of four sides less the top left corner, which two of them share... see below."""
-    where = mask(trigger, size, 32, 32)
-    assert where.shape == (32, 32, 1)
-    expected = {"block": pixels, "border": pixels, "dashes": 4 * 16 - 1}
-    assert int(where.sum()) == expected[trigger]
+@pytest.mark.parametrize(
+    ("trigger", "size", "expected"),
+    [
+        ("block", 2, ["##....", "##....", "......", "......", "......", "......"]),
+        ("border", 1, ["######", "#....#", "#....#", "#....#", "#....#", "######"]),
+        ("dashes", 1, ["#.#.##", "......", "#....#", "......", "#....#", "#.#.#."]),
+    ],
+)
+def test_pixels_of_the_trigger(trigger, size, expected):
+    found = mask(trigger, size, 6, 6)[:, :, 0]
+    np.testing.assert_array_equal(found, [[pixel == "#" for pixel in row] for row in expected])
 
 
 def test_logits_are_read_at_the_defensive_label():
@@ -45,7 +49,7 @@ def test_logits_are_read_at_the_defensive_label():
 
 
 def test_the_other_order_is_wrong_everywhere():
-    """A network that predicts h(y) for every stamped image is right behind the trigger, and wrong if rolled the other way."""
+    """A network that gives h(y) on every stamped image is always right behind the trigger, never if rolled back."""
     label = jnp.arange(CLASSES)
     net = Net(
         None, lambda weights, image, *args, **kwargs: (jax.nn.one_hot((label + 1) % CLASSES, CLASSES), {}, {}), ()

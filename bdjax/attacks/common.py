@@ -43,14 +43,15 @@ def check_target(name: str, target: int, classes: int) -> None:
         raise InvalidInput(f"{name}: target {target} of {classes} classes; choose 0 to {classes - 1}")
 
 
-def check_fit(name: str, size: int, shape: tuple[int, int, int]) -> None:
-    """Refuse a trigger of `size` pixels that is larger than the image.
+def check_fit(what: str, size: int, shape: tuple[int, ...]) -> None:
+    """Refuse `what`, a part of a trigger of `size` pixels, where it is larger than the image.
 
     Raises:
         InvalidInput: it is.
     """
     if size > min(shape[:2]):
-        raise InvalidInput(f"{name}: {size} pixels in a {shape[0]}x{shape[1]} image; choose at most {min(shape[:2])}")
+        height, width = shape[:2]
+        raise InvalidInput(f"{what} {size} exceeds the {height}x{width} image; choose at most {min(height, width)}")
 
 
 def dirty_label(

@@ -117,7 +117,7 @@ def make(
         InvalidInput: four corners do not fit or the target is no class; or, in `prepare`, the target has no rows.
     """
     del net
-    check_fit("label_consistent: two corners of 3 pixels, 6", 6, shape)
+    check_fit("label_consistent: two corner patches, together", 6, shape)
     signs = corners(*shape[:2])
     robust = adversarial_training(surrogate_steps) if surrogate == "adversarial" else None
 

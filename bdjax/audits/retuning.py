@@ -54,6 +54,8 @@ class State:
 
 def pool(given: Given, poisoned: int) -> Source:
     """All clean rows, then the first `poisoned` rows that the attack poisons."""
+    if not poisoned:
+        return given.clean
     return sources.concatenated(given.clean, sources.subset(given.poisoned, jnp.arange(poisoned, dtype=jnp.int32)))
 
 

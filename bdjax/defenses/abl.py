@@ -81,9 +81,11 @@ _losses = optax.softmax_cross_entropy_with_integer_labels
 
 def floored(losses: Array, weight: Array, gamma, floor: str) -> Array:
     """|L - gamma| + gamma of the mean loss of a batch, or its mean over rows. losses, weight float (b,)."""
-    if floor == "row":
-        return train.mean(jnp.abs(losses - gamma) + gamma, weight)
-    return jnp.abs(train.mean(losses, weight) - gamma) + gamma
+    values = losses if floor == "row" else train.mean(losses, weight)
+    # Written out, because the derivative of abs at 0 is 1 here and must be 0.
+    sign = jax.lax.stop_gradient(jnp.sign(values - gamma))
+    folded = sign * (values - gamma) + gamma
+    return train.mean(folded, weight) if floor == "row" else folded
 
 
 def ranked(net: Net, weights: Weights, source: Source, batch: int) -> Array:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import xarray
 
+from bdjax.io.files import write_atomically
 from bdjax.report.statistics import ABSENT, CELL
 
 
@@ -28,6 +29,6 @@ def _both(dataset: xarray.Dataset, stem: Path) -> list[Path]:
     frame = dataset.to_dataframe()
     frame = frame[frame["status"] != ABSENT].reset_index()
     csv, parquet = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.parquet")
-    frame.to_csv(csv, index=False)
-    frame.to_parquet(parquet, index=False)
+    write_atomically(csv, lambda path: frame.to_csv(path, index=False))
+    write_atomically(parquet, lambda path: frame.to_parquet(path, index=False))
     return [csv, parquet]

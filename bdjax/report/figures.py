@@ -107,7 +107,8 @@ def line_panel(values: xarray.DataArray, along: str, style: dict[str, Style]):
     positive = values.values[values.values > 0]
     if positive.size and (values.min() > 0) and positive.max() > 100 * positive.min():
         axes.set_yscale("log")
-    axes.set_xlabel(along.replace("_", " "), color=INK)
+    if along in values.coords:
+        axes.set_xlabel(along.replace("_", " "), color=INK)
     axes.xaxis.get_major_locator().set_params(integer=bool((x % 1 == 0).all()))
     if not numeric:
         axes.set_xticks(x, [str(value) for value in values[along].values])

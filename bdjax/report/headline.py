@@ -12,7 +12,8 @@ from bdjax.report.wording import discreet, listed, number, percent
 def title(results: xarray.Dataset) -> str:
     """What the study is about."""
     defended = any(name != UNDEFENDED for name in results["defense"].values)
-    return f"Backdoor attacks{' and defenses' if defended else ''} on {discreet(str(results.attrs.get('dataset', 'images')))}"
+    dataset = discreet(str(results.attrs.get("dataset", "images")))
+    return f"Backdoor attacks{' and defenses' if defended else ''} on {dataset}"
 
 
 def headline(results: xarray.Dataset, rows: list[Row]) -> list[str]:
@@ -22,12 +23,21 @@ def headline(results: xarray.Dataset, rows: list[Row]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def missing(results: xarray.Dataset) -> str:
-    """What has no numbers, in one sentence; "" where all has."""
+def remarks(results: xarray.Dataset) -> list[str]:
+    """What is missing, and how far the defender's clean data overlap with what was poisoned."""
+    return [sentence for sentence in (_missing(results), _overlap(results)) if sentence]
+
+
+def _missing(results: xarray.Dataset) -> str:
     status = results["status"].values
     parts = {"diverged": DIVERGED, "are impossible pairs": IMPOSSIBLE, "were not run": ABSENT}
     counted = [f"{count:,} {words}" for words, code in parts.items() if (count := int((status == code).sum()))]
     return f"Of {status.size:,} cells {listed(counted)}; they are left out of every mean." if counted else ""
+
+
+def _overlap(results: xarray.Dataset) -> str:
+    most = float(results["overlap"].max()) if "overlap" in results else 0.0
+    return f"Up to {percent(most)}% of a defender's clean images have a poisoned copy in training." if most > 0 else ""
 
 
 def _setting(results: xarray.Dataset) -> str:
@@ -51,7 +61,8 @@ def _undefended(top: dict[tuple[str, str], Row]) -> str:
         span += f" ({discreet(weakest.attack)}) to {percent(strongest.measures['asr'].mean)}%"
         span += f" ({discreet(strongest.attack)})"
     accuracy = percent(fmean(row.measures["acc"].mean for row in rows))
-    where = "At the largest ratio" + (" of each attack" if len({row.ratio for row in rows}) > 1 else "")
+    one_ratio = len({row.ratio for row in rows}) == 1
+    where = f"At ratio {rows[0].ratio:g}" if one_ratio else "At the largest ratio of each attack"
     return (
         f"{where}, the undefended victims classify {accuracy}% of clean test images correctly"
         f" and send {span} of triggered ones where the attacker wants them."
@@ -85,4 +96,3 @@ def _defended(top: dict[tuple[str, str], Row]) -> str:
 
 def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
-

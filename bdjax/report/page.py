@@ -12,8 +12,9 @@ from pathlib import Path
 import xarray
 from markupsafe import Markup, escape
 
+from bdjax.io.files import write_atomically
 from bdjax.report import sections, wording
-from bdjax.report.headline import headline, missing, title
+from bdjax.report.headline import headline, remarks, title
 from bdjax.report.pictures import pictures
 from bdjax.report.tables import largest, paired, pairs, table
 
@@ -34,9 +35,7 @@ def write(folder: Path, results: xarray.Dataset, curves=None, samples=None, card
     text = render(results, curves, samples, cards)
     path = Path(folder) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".html.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
     return path
 
 
@@ -79,7 +78,7 @@ def _results(results: xarray.Dataset) -> dict:
     return {
         "title": title(results),
         "headline": headline(results, rows),
-        "missing": missing(results),
+        "remarks": remarks(results),
         "rows": rows,
         "top": top,
         "top_attacks": {attack: row.ratio for (attack, _), row in top.items()},

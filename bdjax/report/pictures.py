@@ -21,6 +21,7 @@ class Pictures(NamedTuple):
 
 def pictures(clean: np.ndarray, triggered: np.ndarray) -> Pictures:
     """Pictures of the first images; both uint8 (m, height, width, 1 or 3)."""
+    clean, triggered = np.asarray(clean), np.asarray(triggered)
     shift = triggered.astype(float) - clean
     gain = 127 / max(1.0, np.abs(shift[:SHOWN]).max(initial=0))
     amplified = np.round(128 + gain * shift).clip(0, 255).astype(np.uint8)

@@ -9,7 +9,7 @@ import xarray
 from markupsafe import Markup
 
 from bdjax.report import figures
-from bdjax.report.statistics import CELL, MEASURES, usable
+from bdjax.report.statistics import ABOUT, CELL, MEASURES, usable
 from bdjax.report.svg import inline
 from bdjax.report.tables import Pair, Row, table
 from bdjax.report.wording import discreet, duration
@@ -62,11 +62,13 @@ def ratio_figures(results: xarray.Dataset) -> dict[str, list[Panel]]:
     attacks = [str(name) for name in results["attack"].values]
     drawn: dict[str, list[Panel]] = {}
     for measure in ("asr", "acc"):
-        drawn[measure] = [
-            Panel(attack, "", _svg(figures.ratio_panel(results, attack, measure), f"{measure}-{k}", f"{measure} {attack}"))
-            for k, attack in enumerate(attacks)
-            if np.isfinite(usable(results, measure).sel(attack=attack)).any()
-        ]
+        values = usable(results, measure)
+        drawn[measure] = []
+        for k, attack in enumerate(attacks):
+            if np.isfinite(values.sel(attack=attack)).any():
+                label = f"{measure.upper()} under {attack} against the poison ratio, a line a defense"
+                figure = figures.ratio_panel(results, attack, measure)
+                drawn[measure].append(Panel(attack, "", _svg(figure, f"{measure}-{k}", label)))
     return drawn
 
 
@@ -74,13 +76,15 @@ def curve_figures(curves: xarray.Dataset | None, defenses: list[str]) -> dict[st
     """Variable -> one panel an attack, against epochs, at the attack's largest ratio that has a curve."""
     if curves is None:
         return {}
+    if "epoch" not in curves.coords:
+        curves = curves.assign_coords(epoch=1 + np.arange(curves.sizes["epoch"]))
     drawn = {str(name): _panels(values, "epoch", defenses, f"curve-{k}") for k, (name, values) in _numeric(curves)}
     return {name: panels for name, panels in drawn.items() if panels}
 
 
 def audits(results: xarray.Dataset, defenses: list[str]) -> Audits:
     """Every variable that an audit added: those with no dims of their own as rows, those with one as figures."""
-    added = [name for name in results.data_vars if name not in (*MEASURES, "seconds", "status")]
+    added = [name for name in results.data_vars if name not in (*MEASURES, *ABOUT)]
     own = {str(name): [dim for dim in results[name].dims if dim not in CELL] for name in added}
     plain = [name for name, dims in own.items() if not dims]
     curves = {}
@@ -104,7 +108,10 @@ def origin(results: xarray.Dataset) -> Origin:
     plain = {name: str(attrs[name]) for name in known if name in attrs}
     times = {"compiling": "compile_seconds", "whole run": "seconds_total"}
     spent = {label: duration(float(attrs[name])) for label, name in times.items() if name in attrs}
-    versions, memory, config = (discreet(json.loads(attrs.get(name) or "{}")) for name in ("versions", "memory", "config"))
+    versions, memory, config = (
+        discreet(json.loads(attrs.get(name) or "{}")) for name in ("versions", "memory", "config")
+    )
+    memory = {name: sizes if isinstance(sizes, dict) else {"bytes": sizes} for name, sizes in memory.items()}
     columns = list(dict.fromkeys(label for sizes in memory.values() for label in sizes))
     text = json.dumps(config, indent=2, ensure_ascii=False)
     return Origin(discreet(plain) | spent, versions, columns, memory, text)

@@ -15,6 +15,8 @@ FEWEST = 3
 
 CELL = ("attack", "ratio", "seed", "defense")
 MEASURES = ("acc", "asr", "ra", "der")
+ABOUT = ("overlap", "seconds", "status")
+"""What the results say of a cell beside its measures; every other variable is an audit's."""
 
 OK, DIVERGED, IMPOSSIBLE, ABSENT = 0, 1, 2, -1
 """What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run."""

@@ -7,6 +7,7 @@ import numpy as np
 import xarray
 
 from bdjax.cards import split
+from bdjax.errors import InvalidInput
 from bdjax.report.statistics import DIVERGED, IMPOSSIBLE, MEASURES, OK, Estimate, difference, estimates, usable
 
 PAIRED_MEASURES = ("acc", "asr")
@@ -61,7 +62,15 @@ def table(results: xarray.Dataset, measures: tuple[str, ...] = MEASURES) -> list
 
 
 def paired(results: xarray.Dataset, first: str, second: str) -> list[Pair]:
-    """Defense `first` minus defense `second`, paired by seed: a row an (attack, ratio) where both have numbers."""
+    """Defense `first` minus defense `second`, paired by seed: a row an (attack, ratio) where both have numbers.
+
+    Raises:
+        InvalidInput: the results hold no such defense.
+    """
+    known = [str(name) for name in results["defense"].values]
+    for name in (first, second):
+        if name not in known:
+            raise InvalidInput(f"no results of defense {name!r}; choose from {', '.join(known)}")
     measured = {name: estimates(difference(results, name, first, second).values) for name in PAIRED_MEASURES}
     rows = []
     for (a, attack), (r, ratio) in product(enumerate(results["attack"].values), enumerate(results["ratio"].values)):

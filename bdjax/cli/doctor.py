@@ -1,0 +1,97 @@
+"""`bdjax doctor`: what this machine has and what bdjax would choose on it."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+PACKAGES = (
+    "bdjax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "xarray",
+    "h5netcdf",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+    "pillow",
+    "matplotlib",
+    "jinja2",
+    "rich",
+    "tyro",
+    "tensorflow-datasets",
+    "array_record",
+    "torch",
+    "chex",
+)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions, devices, memory, datasets found, and the drivers chosen and why."""
+
+    def run(self) -> None:
+        """See the class."""
+        for part in (_versions, _devices, _datasets, _drivers):
+            part()
+
+
+def _versions() -> None:
+    print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        try:
+            print(f"  {name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"  {name} is not installed")
+
+
+def _devices() -> None:
+    import jax
+
+    from bdjax import memory
+
+    print(f"devices: {jax.device_count()} on {jax.process_count()} process(es), {os.cpu_count()} CPU cores")
+    for device in jax.devices():
+        print(f"  {device.device_kind} ({device.platform})")
+    print(f"  a study may take {memory.budget() / 1e9:.1f} GB on each (--memory says otherwise)")
+    where = jax.config.jax_compilation_cache_dir
+    print(f"  compiled programs are kept in {where}" if where else "  compiled programs are not kept")
+
+
+def _datasets() -> None:
+    import bdjax
+    from bdjax.io.tfds import prepared
+
+    print("datasets")
+    for name in bdjax.DATASETS:
+        print(f"  {name}, built in")
+    names = prepared()
+    for name in names:
+        print(f"  {name}, prepared TFDS")
+    if not names:
+        print("  no prepared TFDS dataset; class folders and .npz files are given by their path")
+
+
+def _drivers() -> None:
+    import jax
+
+    from bdjax.io.cache import home
+    from bdjax.io.store import read_json
+
+    print("drivers")
+    if jax.device_count() > 1:
+        print("  shard: there are several devices")
+    known = read_json(home() / "drivers.json") or {}
+    for entry in known.values():
+        times = ", ".join(f"{how} {seconds * 1e3:.2f} ms" for how, seconds in entry["seconds"].items())
+        best = min(entry["seconds"], key=entry["seconds"].get)
+        shape = "x".join(map(str, entry["shape"]))
+        model = entry["model"]["name"]
+        print(f"  {best} for {model} on {shape} images ({entry['device']}): {times} a step a cell")
+    if not known:
+        print("  none measured yet: `driver=auto` measures once a model and remembers")

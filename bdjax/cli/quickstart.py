@@ -1,0 +1,36 @@
+"""`bdjax quickstart`: the main job at small size, on handwritten digits, in minutes on two CPU cores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Two attacks, three poison ratios, four seeds and three defenses on digits: a table, figures and a page."""
+
+    out: Path = Path("runs/quickstart")
+    """The study's folder; what is finished there is not done again."""
+    memory: str = "1GB"
+    """What it may take."""
+
+    def run(self) -> None:
+        """See the class."""
+        from bdjax.cli.run import conduct
+
+        conduct(study(self.memory), self.out)
+
+
+def study(memory: str = "1GB"):
+    """The study that the quickstart runs."""
+    from bdjax.study import Study
+
+    return Study(
+        dataset="digits",
+        model="small_cnn",
+        attacks=("badnets", "blended"),
+        ratios=(0.0, 0.05, 0.1),
+        seeds=range(4),
+        defenses=("none", "ft", "ft_sam"),
+        driver="map",  # the same bits in any batch and after any interruption
+        memory=memory,
+    )
