@@ -14,10 +14,10 @@ from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
 from bdjax.io.store import address
 from bdjax.io.trees import load_tree, save_tree
+from bdjax.jobs import Job
 from bdjax.keys import root, stream
 from bdjax.programs import Context
 from bdjax.stages import Cell, Shared
-from bdjax.study import Job
 from bdjax.types import PyTree, Trained, real
 
 CHECKPOINT_SECONDS = 120.0

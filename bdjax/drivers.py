@@ -12,8 +12,8 @@ from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.stages import Cell, Shared
-from bdjax.study import Work
 from bdjax.types import real
+from bdjax.work import Work
 
 CELLS, STEPS = 4, 4
 """Cells and steps of the measurement."""

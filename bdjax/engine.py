@@ -24,10 +24,12 @@ from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
 from bdjax.io import results
 from bdjax.io.store import Store
+from bdjax.jobs import Job, Plan, plan
 from bdjax.programs import Context
 from bdjax.progress import Progress, Silent
 from bdjax.stages import Shared
-from bdjax.study import Job, Study, Work, config, resolve
+from bdjax.study import Study, config
+from bdjax.work import Work, resolve
 
 POLL_SECONDS = 1.0
 """How often a writer that has nothing to do looks whether another one has finished."""
@@ -59,9 +61,10 @@ def run(study: Study, out: str | Path | None = None, progress: Progress | None =
 
 
 def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
+    planned = plan(work)
     with Store(folder) as store, _signals() as told:
-        _enter(store, work)
-        runner = _Runner(work, store, progress, told)
+        _enter(store, work, planned)
+        runner = _Runner(work, planned, store, progress, told)
         try:
             runner.run()
         finally:
@@ -90,7 +93,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _enter(store: Store, work: Work) -> None:
+def _enter(store: Store, work: Work, planned: Plan) -> None:
     """Write what is asked for into study.json, beside what was asked for before."""
 
     cards = [asdict(card) for card in work.cards()]
@@ -103,7 +106,7 @@ def _enter(store: Store, work: Work) -> None:
             raise InvalidInput(text.replace("\n", " "))
         key = ("attack", "ratio", "seed", "defense")
         cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
-        for cell in work.cells:
+        for cell in planned.cells:
             place = tuple(cell[name] for name in key)
             kept = (
                 cells.get(place, {"audits": {}})["audits"] if cells.get(place, {}).get("model") == cell["model"] else {}
@@ -141,10 +144,10 @@ def _attributes(work: Work) -> dict[str, str]:
 class _Runner:
     """The state of a running study."""
 
-    def __init__(self, work: Work, store: Store, progress: Progress, told: list[int]):
+    def __init__(self, work: Work, planned: Plan, store: Store, progress: Progress, told: list[int]):
         shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
         self.store = store
-        self.groups = groups(work)
+        self.groups = groups(work, planned.jobs)
         usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.context.plan = store.update_json("plan.json", self._planned)

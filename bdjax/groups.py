@@ -7,10 +7,11 @@ from typing import Any
 from bdjax import poison
 from bdjax.cards import Spec
 from bdjax.io.store import address
+from bdjax.jobs import Job
 from bdjax.stages import Scene
-from bdjax.study import Job, Work
 from bdjax.sweep import Program
 from bdjax.types import Audit, Net, Procedure, PyTree
+from bdjax.work import Work
 
 
 @dataclass
@@ -35,10 +36,10 @@ class Group:
     steps: list[int] = field(default_factory=list)  # in each epoch of each stage
 
 
-def groups(work: Work) -> list[Group]:
+def groups(work: Work, jobs: list[Job]) -> list[Group]:
     """The jobs of a study in groups, in an order in which they can be done."""
     found: dict[str, Group] = {}
-    for job in work.jobs.values():
+    for job in jobs:
         key = _key(work, job)
         if key not in found:
             found[key] = _group(work, job, key)

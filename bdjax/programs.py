@@ -14,8 +14,8 @@ from bdjax.groups import Group
 from bdjax.io.store import Store
 from bdjax.progress import Progress
 from bdjax.stages import Cell, Shared
-from bdjax.study import Work
 from bdjax.types import PyTree
+from bdjax.work import Work
 
 LARGEST = 32
 """Cells at a time at the most, so that a kill loses little and figures appear early."""

@@ -58,7 +58,7 @@ def balanced_rows(key: Key, label: Array, classes: int, counts: tuple[int, ...])
 
     Args:
         key: of the draw.
-        label: int32 (n,), every class at least sum(counts) times.
+        label: int32 (n,), every class at least sum(counts) times; rows labelled `classes` are left out.
         classes: K.
         counts: rows a class in each of the sets.
 

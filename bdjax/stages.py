@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from bdjax import images, metrics, poison, sources, train
@@ -63,6 +64,7 @@ class Scene(NamedTuple):
     clean: int  # rows a class in the defender's clean set
     valid: int  # rows a class for thresholds
     reserved: bool  # whether the defender's rows are kept out of the attacker's reach
+    barred: np.ndarray  # bool (n,): rows that the defender does not get
     attack: Attack = poison.NO_ATTACK
     own: bool = False  # whether the running stages are the attacker's own training
 
@@ -70,7 +72,8 @@ class Scene(NamedTuple):
 def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     """The cell with its rows and its poison, and the share of clean rows whose copies are poisoned."""
     key, label = root(cell.seed), shared.train.label
-    clean, valid = sources.balanced_rows(stream(key, "clean"), label, scene.classes, (scene.clean, scene.valid))
+    free = jnp.where(scene.barred, scene.classes, label)
+    clean, valid = sources.balanced_rows(stream(key, "clean"), free, scene.classes, (scene.clean, scene.valid))
     given = Given(cell.attack, images.augmentation(scene.padding, scene.flip), train=sources.split(shared.train))
     attack = scene.attack
     priority = scene.select(stream(key, "select"), scene.net, attack, shared.assets, given)

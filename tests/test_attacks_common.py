@@ -1,6 +1,8 @@
 """What holds for every registered attack: a new one is tested by being registered."""
 
+import os
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -163,3 +165,25 @@ def test_card_tells_whose_work_it_is(name):
 def test_a_target_that_is_no_class_is_refused(name):
     with pytest.raises(InvalidInput, match=f"{name}: target 4 of 4 classes; choose 0 to 3"):
         build(name, target=4)
+
+
+CHANGES = {"badnets": 1.19, "blended": 20.2, "sig": 24.3, "low_frequency": 12.1, "wanet": 4.8, "label_consistent": 4.5}
+"""Mean absolute change in levels by the benchmark's own transforms, measured on 400 test images of CIFAR-10."""
+
+
+@pytest.mark.skipif("BDJAX_DATA" not in os.environ, reason="BDJAX_DATA names no folder with cifar10/test/<class>/*")
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_change_of_cifar10_is_the_benchmarks(name):
+    from PIL import Image
+
+    folders = sorted((Path(os.environ["BDJAX_DATA"]) / "cifar10" / "test").iterdir())
+    paths = [path for folder in folders for path in sorted(folder.iterdir())[:40]]
+    image = jnp.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]) / 255
+    attack, settings, _ = build(name, "benchmark", image.shape[1:], 10, target=0)
+
+    def change(key, image):
+        trigger = attack.init(key, (), settings, jnp.zeros(4, jnp.int32), jnp.zeros(4), 1).trigger
+        return jnp.abs(attack.query((), trigger, image, 0) - image).mean() * 255
+
+    measured = jax.jit(jax.vmap(change))(jax.random.split(root(0), len(paths)), image).mean()
+    np.testing.assert_allclose(measured, CHANGES[name], rtol=0.06)

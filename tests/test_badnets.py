@@ -67,5 +67,5 @@ def test_sources_others_leaves_the_target_class_alone():
 
 
 def test_a_patch_larger_than_the_image_is_refused():
-    with pytest.raises(InvalidInput, match="badnets: size 40 exceeds the 32x32 image; choose at most 32"):
+    with pytest.raises(InvalidInput, match="badnets: size 40 exceeds 32x32 pixels; choose at most 32"):
         build("size=40")

@@ -42,10 +42,9 @@ def test_share_of_a_batch(share, expected):
 
 
 def test_without_triggers_it_is_fine_tuning():
-    net = MODELS["small_cnn"].make((4, 4, 3), 3, (0.5,) * 3, (0.25,) * 3, width=2)
     recipe = "epochs=2,batch=4,weight_decay=0,schedule=constant"
 
-    def tuned(text):
+    def tuned(net, text):
         spec = lookup(text, METHODS, "defense")
         (stage,) = METHODS[spec.name].make(net, (4, 4, 3), 3, **spec.static)
 
@@ -54,6 +53,11 @@ def test_without_triggers_it_is_fine_tuning():
 
         return train.fit(jax.random.key(0), stage, given, net.init(jax.random.key(1))).weights
 
-    plain = tuned(f"ft:{recipe}")
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, tuned(f"exact_purification:{recipe},triggered=0"), plain))
-    assert not jax.tree.all(jax.tree.map(jnp.array_equal, tuned(f"exact_purification:{recipe}"), plain))
+    def gap(one, other):
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one, other)))
+
+    with jax.enable_x64(True):
+        net = MODELS["small_cnn"].make((4, 4, 3), 3, (0.5,) * 3, (0.25,) * 3, width=2)
+        plain = tuned(net, f"ft:{recipe}")
+        assert gap(tuned(net, f"exact_purification:{recipe},triggered=0"), plain) < 1e-12
+        assert gap(tuned(net, f"exact_purification:{recipe}"), plain) > 1e-4

@@ -8,14 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import xarray
 
+import bdjax.report
 from bdjax.cards import Card, Setting
 from bdjax.errors import InvalidInput
 from bdjax.report import export, paired, ratio_figure, summary, table, write
@@ -169,7 +172,7 @@ def test_text_table_fits_a_terminal(results):
     text = summary(results)
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(r"badnets +0\.1 +ft +3! +9\d\.\d \[9\d\.\d, \d+\.\d\] ", text)
-    assert "clean_teacher *" in text and "* oracle" in text and "1 in all" in text
+    assert "* oracle" in text and "(1 in all)" in text
     long = results.assign_coords(attack=["a" * 90, "\x1b[31mred", "c"], defense=["none", "d" * 90, "e:f=1", "g"])
     lines = summary(long).splitlines()
     assert max(map(len, lines)) <= 100
@@ -238,7 +241,7 @@ BLINDNESS = {
 
 
 def _palettes():
-    css = open(os.path.join(os.path.dirname(render.__code__.co_filename), "page.css"), encoding="utf-8").read()
+    css = (Path(bdjax.report.__file__).parent / "page.css").read_text(encoding="utf-8")
     found = re.findall(r"--series-\d: (#\w{6})", css)
     return {"standalone": (COLOURS, "#ffffff"), "light": (found[:6], "#ffffff"), "dark": (found[6:], "#0f1318")}
 
@@ -360,7 +363,7 @@ def test_small_studies_have_a_page_too(results, chosen, tmp_path):
     small.attrs = {}
     path = write(tmp_path / "deep/er", small)
     assert path == tmp_path / "deep/er/report.html" and [*path.parent.iterdir()] == [path]
-    assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", path.read_text(), flags=re.S).lower()
+    assert not re.search(r"\bnan\b|\binf\b", path.read_text(encoding="utf-8"))
 
 
 def test_a_study_without_numbers_has_a_page(results):
@@ -371,8 +374,12 @@ def test_a_study_without_numbers_has_a_page(results):
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --remote-debugging-pipe""".split()
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+FLAGS += ("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe")
+PIPES = """import fcntl, os, sys
+pair = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(pair[0], 3), os.dup2(pair[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])"""
 
 
 class Browser:
@@ -380,9 +387,9 @@ class Browser:
 
     def __init__(self, folder):
         (theirs, ours), (reading, writing) = os.pipe(), os.pipe()
-        self.out, self.into = os.fdopen(ours, "wb", 0), os.fdopen(reading, "rb")
+        self.out, self.into, self.rest = ours, reading, b""
         flags = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}"]
-        command = ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{writing}', "sh", *flags]
+        command = [sys.executable, "-c", PIPES, str(theirs), str(writing), *flags]
         self.process = subprocess.Popen(command, pass_fds=(theirs, writing), stderr=subprocess.DEVNULL)
         os.close(theirs), os.close(writing)
         self.watch = threading.Timer(60, self.process.kill)
@@ -396,13 +403,18 @@ class Browser:
 
     def send(self, method, **params):
         number = next(self.number)
-        self.out.write(json.dumps({"id": number, "method": method, "params": params, **self.session}).encode() + b"\0")
+        message = {"id": number, "method": method, "params": params, **self.session}
+        os.write(self.out, json.dumps(message).encode() + b"\0")
         while (message := self.read()).get("id") != number:
             self.events.append(message)
         return message["result"]
 
     def read(self):
-        text = b"".join(iter(lambda: self.into.read(1), b"\0") if self.process.poll() is None else ())
+        while b"\0" not in self.rest:
+            piece = os.read(self.into, 1 << 16)
+            assert piece, "the browser is gone"
+            self.rest += piece
+        text, self.rest = self.rest.split(b"\0", 1)
         return json.loads(text)
 
     def open(self, address, width, scheme):
@@ -426,7 +438,7 @@ class Browser:
         self.process.kill()
         self.process.wait()
         self.watch.cancel()
-        self.out.close(), self.into.close()
+        os.close(self.out), os.close(self.into)
 
 
 @pytest.fixture(scope="module")

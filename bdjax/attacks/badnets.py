@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, TARGET, check_fit, dirty_label
+from bdjax.attacks.common import GOAL, SOURCES, TARGET, dirty_label
 from bdjax.cards import Card, Method, Setting
+from bdjax.errors import InvalidInput
 from bdjax.types import Attack
 
 CARD = Card(
@@ -41,8 +42,9 @@ def make(net, shape, classes, size, pattern, scaling, goal, target, sources) -> 
         InvalidInput: the patch does not fit or the target is no class.
     """
     del net
-    check_fit("badnets: size", size, shape if scaling == "fixed" else (32, 32, 1))
     height, width = shape[:2] if scaling == "fixed" else (32, 32)
+    if size > min(height, width):
+        raise InvalidInput(f"badnets: size {size} exceeds {height}x{width} pixels; choose at most {min(height, width)}")
     picture = np.zeros((height, width), np.float32)
     cells = np.add.outer(np.arange(size), np.arange(size)) % 2 == 0
     picture[height - size :, width - size :] = 255 if pattern == "white" else np.where(cells, 255, 1)

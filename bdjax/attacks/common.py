@@ -43,17 +43,6 @@ def check_target(name: str, target: int, classes: int) -> None:
         raise InvalidInput(f"{name}: target {target} of {classes} classes; choose 0 to {classes - 1}")
 
 
-def check_fit(what: str, size: int, shape: tuple[int, ...]) -> None:
-    """Refuse `what`, a part of a trigger of `size` pixels, where it is larger than the image.
-
-    Raises:
-        InvalidInput: it is.
-    """
-    if size > min(shape[:2]):
-        height, width = shape[:2]
-        raise InvalidInput(f"{what} {size} exceeds the {height}x{width} image; choose at most {min(height, width)}")
-
-
 def dirty_label(
     name: str, classes: int, *, target: int, goal: str, sources: str, trigger: Callable = no_trigger
 ) -> dict[str, Callable]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import TARGET, check_fit, clean_label, scalar, stored, truncated
+from bdjax.attacks.common import TARGET, clean_label, scalar, stored, truncated
 from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
@@ -47,6 +47,7 @@ CARD = Card(
     presets={"paper": {}, "benchmark": {"epsilon": 8 / 255, "storage": "truncate"}},
     departures=(
         DEPARTURE,
+        "the adversarial training of that model starts its ascent at the image, not at a random point near it",
         "the authors report perturbations of 8, 16 and 32 of 255 and in the l2 norm, and interpolation by a GAN; "
         "this is the l-infinity one",
         "the benchmark's script makes perturbations of 8 of 255 while its attack looks for a file that says 16",
@@ -117,7 +118,8 @@ def make(
         InvalidInput: four corners do not fit or the target is no class; or, in `prepare`, the target has no rows.
     """
     del net
-    check_fit("label_consistent: two corner patches, together", 6, shape)
+    if min(shape[:2]) < 6:
+        raise InvalidInput(f"label_consistent: {shape[0]}x{shape[1]} pixels; four corners of 3x3 need at least 6x6")
     signs = corners(*shape[:2])
     robust = adversarial_training(surrogate_steps) if surrogate == "adversarial" else None
 

@@ -35,7 +35,7 @@ CARD = Card(
         "passes": Setting(50, "most passes over them", low=1),
         "steps": Setting(200, "most DeepFool steps an image", low=2),
         "overshoot": Setting(0.02, "by which DeepFool steps over the boundary", low=0.0),
-        "fooling": Setting(0.2, "share of changed predictions at which fitting stops", low=0.0, high=1.0),
+        "fooling": Setting(0.2, "share of changed predictions at which fitting stops", low=0.01, high=1.0),
     }
     | SURROGATE
     | {"storage": STORAGE, "goal": GOAL, "target": TARGET, "sources": SOURCES},
@@ -97,8 +97,8 @@ def make(
 
     def stamp(assets, trigger, image, row):
         del row
-        shape_of = assets["pattern"] if pattern == "fitted" else jnp.asarray(closed, image.dtype)
-        added = trigger["strength"] * shape_of
+        unit = assets["pattern"] if pattern == "fitted" else jnp.asarray(closed, image.dtype)
+        added = trigger["strength"] * unit
         return jnp.clip(image + (truncated(added) if storage == "truncate" else added), 0, 1)
 
     shared = dirty_label("low_frequency", classes, trigger=trigger, **labels)

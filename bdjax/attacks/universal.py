@@ -82,7 +82,7 @@ def fitted(key: Key, net: Net, weights: Weights, image: Array, target: int, sett
     strength = settings["strength"]
 
     def smooth(pattern: Array) -> Array:
-        return jnp.einsum("rp,pqc,sq->rsc", height, pattern, width)
+        return jnp.einsum("rp,pqc,sq->rsc", height, pattern, width, precision="highest")
 
     def predict(images: Array) -> Array:
         return jnp.argmax(net.apply(weights, images)[0], axis=1)

@@ -1,8 +1,8 @@
 """WaNet: a smooth warp as trigger, trained against random warps that keep their label (Nguyen, Tran, 2021).
 
-The warp is equations 3 to 5: control points P, scaled to mean magnitude one, interpolated cubically, of strength s.
-The training modes are section 3.3: in each batch the first rows are warped and relabelled, the next, `cross_ratio`
-times as many, get a warp with noise and keep their label.
+The warp is section 3.2's: control points, scaled to mean magnitude one, interpolated cubically, times the strength. The
+training modes are section 3.3's: in each batch the first rows are warped and relabelled, the next, `cross_ratio` times
+as many, get a warp with noise and keep their label.
 """
 
 import jax
@@ -65,6 +65,8 @@ CARD = Card(
     departures=(
         "the authors train 1,000 epochs and divide the rate by 10 after 100, 200, 300 and 400",
         "where authors and benchmark fill with the mean colour of the dataset, this fills with that of the batch",
+        "the authors poison floor(ratio x batch) rows of a batch, rounding=stochastic does so on average",
+        "storage=truncate cuts exact values; normalising and back, the benchmark also lowers some unmoved ones a level",
         "poisoned and cover rows on record are a fixed set; in training every batch draws its own, as the paper says",
     ),
 )
@@ -86,7 +88,7 @@ def places(trigger: PyTree, height: int, width: int, noise: Array | float = 0.0)
     """
     matrices = warp.bicubic(height, trigger["control"].shape[1]), warp.bicubic(width, trigger["control"].shape[2])
     rows, columns = (jnp.asarray(matrix, real()) for matrix in matrices)
-    field = jnp.einsum("rp,apq,cq->rca", rows, trigger["control"], columns)
+    field = jnp.einsum("rp,apq,cq->rca", rows, trigger["control"], columns, precision="highest")
     last = jnp.array([height - 1, width - 1], real())
     half = last / (2 * (last + 1))  # half a pixel, on a grid whose corners are the centres of the corner pixels
     here = warp.identity(height, width, real())

@@ -33,7 +33,8 @@ class Bench:
         """See the class."""
         import jax
 
-        from bdjax.study import Study, resolve
+        from bdjax.study import Study
+        from bdjax.work import resolve
 
         study = Study(dataset=self.dataset, model=self.model, recipe=self.recipe)
         work = resolve(study)

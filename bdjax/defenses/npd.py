@@ -40,7 +40,7 @@ CARD = Card(
         "learning_rate": Setting(0.01, "constant", low=0.0),
         "momentum": Setting(0.9, "of SGD", low=0.0, high=1.0),
         "weight_decay": Setting(5e-4, "coupled L2 on the inserted layer", low=0.0),
-        "learn_statistics": Setting(False, "after the warm-up, too, normalise by the batch and learn from clean rows"),
+        "learn_statistics": Setting(False, "after the warm-up, too, use batch statistics and keep those of clean rows"),
         "inner_steps": Setting(2, "steps of the perturbation at most", "steps", low=1),
         "inner_sign": Setting(True, "step along the gradient's sign, not along the gradient"),
         "inner_rate": Setting(0.1, "step of the perturbation", "pixels in [0, 1]", low=0.0),
@@ -189,14 +189,16 @@ def polarizing(net: Net, tap: str, learn: bool, inner_steps: int, inner_sign: bo
     """The loss of the main stage: clean rows keep their labels, perturbed rows get back their clean prediction."""
 
     def loss(weights: Weights, rows: Batch, settings):
-        def run(weights: Weights, image: Array):
+        def run(weights: Weights, image: Array, learn: bool = False):
             return forward(net, tap, learn, weights, image, weight=rows.weight)
 
-        logits, batch_stats, _ = run(weights, rows.image)
-        prediction, target = jnp.argmax(logits, axis=1), confusable(logits, rows.label)
         frozen = jax.lax.stop_gradient(weights)
+        before = run(frozen, rows.image)[0]
+        prediction, target = jnp.argmax(before, axis=1), confusable(before, rows.label)
         inner = partial(perturbed, lambda image: run(frozen, image)[0], steps=inner_steps, sign=inner_sign)
-        after = run(weights, jax.lax.stop_gradient(inner(rows.image, target, rows.weight, settings)))[0]
+        image = jax.lax.stop_gradient(inner(rows.image, target, rows.weight, settings))
+        logits, batch_stats, _ = run(weights, rows.image, learn)
+        after = run(weights, image, learn)[0]
         value = (
             settings["clean_weight"] * train.cross_entropy(logits, rows.label, rows.weight)
             + settings["restore_weight"] * train.cross_entropy(after, prediction, rows.weight)

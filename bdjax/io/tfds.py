@@ -107,3 +107,13 @@ def _pixels(image: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray
             f"{where}: an image is {image.dtype} {image.shape}, the first uint8 {shape}; all must be of one size"
         )
     return image
+
+
+def prepared() -> list[str]:
+    """Names of the datasets in TFDS's data folder; none where tensorflow_datasets is not installed."""
+    try:
+        from tensorflow_datasets.core import constants
+    except ImportError:
+        return []
+    root = Path(constants.DATA_DIR).expanduser()
+    return sorted({path.relative_to(root).parts[0] for path in root.glob("**/dataset_info.json")})

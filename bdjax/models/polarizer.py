@@ -66,15 +66,19 @@ def polarized(weights: Weights, channels: int) -> Weights:
 
 def forward(net: Net, tap: str, learn: bool, weights: Weights, image, train=False, weight=None, edit=NO_EDIT):
     """What `Net.apply` gives, with the inserted layer after `tap`; `learn` is training mode for that layer alone."""
-    outer = {name: change for name, change in edit.items() if not name.startswith(OWN + ".")}
     rest = Weights(*(_without(tree, OWN) for tree in (weights.params, weights.batch_stats)))
-    # The first pass lives up to the tap and the second beyond it: the compiler drops the rest of both.
-    before = net.apply(rest, image, train=train, weight=weight, edit=outer)[2][tap]
-    run = Pass(learn, weight, edit)
     own = {"params": {OWN: weights.params[OWN]}, "batch_stats": {OWN: weights.batch_stats[OWN]}}
-    after, changed = Inserted().apply(own, before, run, mutable=["batch_stats"])
-    logits, batch_stats, taps = net.apply(rest, image, train=train, weight=weight, edit=outer | {tap: lambda _: after})
-    return logits, batch_stats | changed["batch_stats"], taps | {tap: before} | run.taps
+    run, statistics, before = Pass(learn, weight, edit), {}, {}
+
+    def insert(x: Array) -> Array:
+        before[tap] = edit[tap](x) if tap in edit else x
+        after, changed = Inserted().apply(own, before[tap], run, mutable=["batch_stats"])
+        statistics.update(changed["batch_stats"])
+        return after
+
+    outer = {name: change for name, change in edit.items() if not name.startswith(OWN + ".")} | {tap: insert}
+    logits, batch_stats, taps = net.apply(rest, image, train=train, weight=weight, edit=outer)
+    return logits, batch_stats | statistics, taps | before | run.taps
 
 
 def _without(tree: dict, name: str) -> dict:

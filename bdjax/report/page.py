@@ -52,7 +52,7 @@ def render(results: xarray.Dataset, curves=None, samples=None, cards=()) -> str:
     environment.filters |= {tool.__name__: tool for tool in tools}
     environment.globals |= {tool.__name__: tool for tool in tools}
     shown = _results(results) | _figures(results, curves) | _origin(results, samples, cards)
-    return environment.get_template("page.html.j2").render(shown)
+    return environment.get_template("page.html.j2").render(shown).lstrip()
 
 
 def linked(text: str) -> Markup:

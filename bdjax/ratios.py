@@ -1,0 +1,57 @@
+"""How many rows a ratio poisons, for every attack of a study."""
+
+import numpy as np
+
+from bdjax import cards
+from bdjax.errors import InvalidInput
+from bdjax.io.datasets import Dataset
+from bdjax.study import Study
+from bdjax.types import Attack
+
+
+def counts(study: Study, text: str, name: str, attack: Attack, dataset: Dataset, held: int) -> dict[float, int]:
+    """The ratios of an attack and the rows that each poisons.
+
+    Raises:
+        InvalidInput: a ratio is no fraction, poisons no row, or more rows than there are.
+    """
+    if name == "set":
+        return _set_counts(study, attack, dataset)
+    own, common = [], []
+    for entry in study.ratios:
+        head, equals, tail = str(entry).partition("=")
+        if equals and head not in (*study.attacks, *(cards.split(other)[0] for other in study.attacks)):
+            raise InvalidInput(f"ratio {entry!r}: the study has no attack {head!r}")
+        try:
+            value = float(tail if equals else head)
+        except ValueError:
+            raise InvalidInput(f"ratio {entry!r}; give fractions, or attack=fraction") from None
+        if not equals:
+            common.append(value)
+        elif head in (text, name):
+            own.append(value)
+    label = dataset.train.label
+    size, limit = label.size, int(np.sum(np.asarray(attack.eligible(label)))) - held
+    found = {}
+    for ratio in own or common:
+        count = round(ratio * size)
+        if not 0 <= ratio <= 1:
+            raise InvalidInput(f"ratio {ratio:g}; give a fraction of the training set, from 0 to 1")
+        if count > limit:
+            largest = int(limit / size * 1e4) / 1e4
+            raise InvalidInput(
+                f"{text} at ratio {ratio:g} poisons {count} rows; {limit} can be; the largest ratio is {largest:g}"
+            )
+        if ratio > 0 and count == 0:
+            raise InvalidInput(f"ratio {ratio:g} of {size} rows is none; the smallest ratio is {0.5 / size:.2g}")
+        found[float(ratio)] = count
+    if not found:
+        raise InvalidInput(f"no ratios for {text}; give some that are not another attack's own")
+    return found
+
+
+def _set_counts(study: Study, attack: Attack, dataset: Dataset) -> dict[float, int]:
+    """A poisoned set has one ratio, its own; 0 is its baseline where the study asks for that."""
+    count = int(np.sum(np.asarray(attack.eligible(dataset.train.label))))
+    baseline = {0.0: 0} if any(str(entry) in ("0", "0.0") for entry in study.ratios) else {}
+    return baseline | {count / dataset.train.label.size: count}
