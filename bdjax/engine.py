@@ -195,6 +195,8 @@ class _Runner:
                 programs.prepare(self.context, group, *chunks.ready_cell(self.context, group, left[0]))
             chunk, left = left[: group.capacity], left[group.capacity :]
             worked |= self._run_chunk(group, chunk)
+        if all(map(self._done, group.jobs)):
+            group.programs.clear()
         return worked
 
     def _run_chunk(self, group: Group, jobs: list[Job]) -> bool:

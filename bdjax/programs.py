@@ -118,6 +118,7 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         "bytes": max(program.bytes for program in group.programs.values()),
         "compile_seconds": round(sum(program.compile_seconds for program in group.programs.values()), 2),
     }
+    memory.release()
     context.plan = context.store.update_json("plan.json", lambda held: _with_entry(held, group.key, entry))
     return entry["bytes"]
 

@@ -101,16 +101,16 @@ class Program:
     """A lifted cell function, compiled ahead of time for the first arguments it sees, which all others must match."""
 
     def __init__(self, fn: Callable, how: str, mesh: Mesh | None = None):
-        self._lifted = jax.jit(batched(fn, how, mesh), donate_argnums=0)
+        self._fn, self._how, self._mesh = fn, how, mesh
         self._compiled = None
-        self._spread = how == "shard"
         self.compile_seconds = 0.0
 
     def compile(self, *arguments: Any) -> PyTree:
         """Compile for arguments, or their shapes, like these; the shapes of what it then gives."""
         begun = time.perf_counter()
-        traced = self._lifted.trace(*arguments)
+        traced = jax.jit(batched(self._fn, self._how, self._mesh), donate_argnums=0).trace(*arguments)
         self._compiled = traced.lower().compile()
+        self._fn = None  # and with it what tracing it has cached
         self.compile_seconds = time.perf_counter() - begun
         return traced.out_info
 
@@ -119,7 +119,7 @@ class Program:
         arguments = (states, cells, shared, np.int32(count), *(np.int32(value) for value in args))
         if self._compiled is None:
             self.compile(*arguments)
-        if self._spread:
+        if self._how == "shard":
             arguments = jax.device_put(arguments, self._compiled.input_shardings[0])
         return self._compiled(*arguments)
 

@@ -93,7 +93,7 @@ def resolve(asked: Study) -> Work:
     selection = cards.lookup(asked.selection, selections.SELECTIONS, "selection")
     sets = user_sets.load(asked, dataset)
     # An attacker who controls training follows the study's recipe wherever the attack's own text is silent.
-    fallback = dataset.recipe | cards.split(f"none:{asked.recipe}")[1]
+    fallback = {"flip": dataset.flip} | dataset.recipe | cards.split(f"none:{asked.recipe}")[1]
     built = {
         text: user_sets.attack(text, sets[text]) if text in sets else _attack(text, net, shape, classes, fallback)
         for text in asked.attacks

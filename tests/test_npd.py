@@ -55,14 +55,14 @@ def run(stages, data, victim, settings=SETTINGS):
 
 
 def make(net, **static):
-    spec = lookup("npd", {"npd": NPD}, "defense")
+    spec = lookup("npd:tap=relu1", {"npd": NPD}, "defense")
     return NPD.make(net, SHAPE, CLASSES, **spec.static | static)
 
 
 def test_layer_goes_where_the_authors_put_it():
     assert default_tap(network("preact_resnet18", width=1)) == "layer4_1.relu1"
     assert default_tap(network("resnet18", width=1)) == "layer4_0.relu2"
-    assert default_tap(network(width=1)) == "relu1"
+    assert default_tap(network(width=1)) == "relu2"
 
 
 def test_layer_changes_nothing_at_first(net, victim, data):

@@ -6,8 +6,7 @@ normalisation. It learns from the defender's clean rows and from targeted pertur
 triggered images. Steps and constants are those of the authors' released code.
 """
 
-import operator
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.models.polarizer import OWN, channels_at, forward, inserted, polarized
-from bdjax.types import Array, Batch, Layer, Net, Procedure, PyTree, Trained, Weights, unchanged
+from bdjax.types import Array, Batch, Net, Procedure, PyTree, Trained, Weights, unchanged
 
 CARD = Card(
     name="npd",
@@ -32,7 +31,7 @@ CARD = Card(
     needs=("clean", "victim"),
     changes="a layer is inserted; the network's own weights stay as they are",
     settings={
-        "tap": Setting("", "the layer after which it is inserted; empty: before the last but one wide convolution"),
+        "tap": Setting("", "the layer after which it is inserted; empty: what feeds the last block"),
         "warmup_epochs": Setting(5, "passes on clean cross-entropy alone, statistics learning", "epochs", low=0),
         "warmup_rate": Setting(1e-4, "learning rate of the warm-up, without momentum and weight decay", low=0.0),
         "epochs": Setting(50, "passes over the clean rows after the warm-up", "epochs", low=1),
@@ -44,7 +43,7 @@ CARD = Card(
         "inner_steps": Setting(2, "steps of the perturbation at most", "steps", low=1),
         "inner_sign": Setting(True, "step along the gradient's sign, not along the gradient"),
         "inner_rate": Setting(0.1, "step of the perturbation", "pixels in [0, 1]", low=0.0),
-        "radius": Setting(3.0, "largest Euclidean length of a perturbation; 5 for GTSRB, 6 for Tiny ImageNet", low=0.0),
+        "radius": Setting(3.0, "longest perturbation, Euclidean, of 32x32x3 values; grows with their root", low=0.0),
         "enough": Setting(
             0.6, "no further step once more than this share of a batch has its target", low=0.0, high=1.0
         ),
@@ -57,6 +56,8 @@ CARD = Card(
     departures=(
         "Any network and any layer: the authors insert before layer4.1.conv1 of PreActResNet18 alone. Where what goes "
         "into the layer also feeds a shortcut, as in ResNet18, the shortcut is filtered too.",
+        "The authors set radius 5 and weights 0.5 for GTSRB, and for Tiny ImageNet radius 6, weights 1, 0.1, 0.1, no "
+        "warm-up, learn_statistics and steps along the gradient itself.",
         "The rate is constant, as in the released code, which builds a schedule for the frozen network and not for the "
         "layer.",
     ),
@@ -64,24 +65,23 @@ CARD = Card(
 
 
 def default_tap(net: Net) -> str:
-    """The layer that feeds the last but one convolution wider than one pixel.
+    """The layer that feeds the first convolution of the last block; a convolution outside any block is one by itself.
 
-    `layer4_1.relu1` in preact_resnet18, which is the input of layer4.1.conv1; `layer4_0.relu2` in resnet18; `relu1` in
+    `layer4_1.relu1` in preact_resnet18, which is the input of layer4.1.conv1; `layer4_0.relu2` in resnet18; `relu2` in
     small_cnn.
 
     Raises:
-        InvalidInput: the network has no two such convolutions, or nothing comes before them.
+        InvalidInput: the network has no convolution, or nothing comes before it.
     """
-    params = jax.eval_shape(net.init, jax.random.key(0)).params
-
-    def wide(layer: Layer) -> bool:
-        return layer.kind == "conv" and reduce(operator.getitem, layer.path, params)["kernel"].shape[0] > 1
-
-    places = [index for index, layer in enumerate(net.layers) if wide(layer)]
-    if len(places) < 2 or places[-2] == 0:
+    places = {}
+    for index, layer in enumerate(net.layers):
+        if layer.kind == "conv":
+            places.setdefault(layer.path[:-1] or layer.path, index)
+    last = list(places.values())[-1] if places else 0
+    if not last:
         taps = ", ".join(layer.tap for layer in net.layers)
-        raise InvalidInput(f"npd: no place for a layer before the last but one convolution; give tap, one of {taps}")
-    return net.layers[places[-2] - 1].tap
+        raise InvalidInput(f"npd: the network has no convolution to insert the layer before; give tap, one of {taps}")
+    return net.layers[last - 1].tap
 
 
 def perturbed(logits, image: Array, target: Array, weight: Array, settings, steps: int, sign: bool):

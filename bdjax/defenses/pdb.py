@@ -7,6 +7,7 @@ image is stamped and class i is scored by the logit of class h(i).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bdjax import sources, train, warp
 from bdjax.cards import Card, Method, Setting
@@ -53,10 +54,10 @@ CARD = Card(
 )
 
 
-def mask(trigger: str, size: int, height: int, width: int) -> Array:
+def mask(trigger: str, size: int, height: int, width: int) -> np.ndarray:
     """Where the defensive trigger is, bool (height, width, 1)."""
-    row, column = jnp.arange(height)[:, None], jnp.arange(width)[None]
-    depth = jnp.minimum(jnp.minimum(row, height - 1 - row), jnp.minimum(column, width - 1 - column))
+    row, column = np.arange(height)[:, None], np.arange(width)[None]
+    depth = np.minimum(np.minimum(row, height - 1 - row), np.minimum(column, width - 1 - column))
     sides, ends = (column % (width - 1)) == 0, (row % (height - 1)) == 0
     found = {
         "block": (row < size) & (column < size),
@@ -109,7 +110,7 @@ def make(net, shape, classes, *, trigger, size, value, shift, copies, **recipe):
     """
     height, width = shape[:2]
     where = mask(trigger, size, height, width)
-    if bool(jnp.all(where)):
+    if where.all():
         raise InvalidInput(f"pdb:size={size} covers the whole {height}x{width} image; give a smaller one")
     if shift % classes == 0:
         raise InvalidInput(f"pdb:shift={shift} leaves every label of {classes} classes; give 1 to {classes - 1}")
