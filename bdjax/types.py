@@ -165,7 +165,8 @@ class Procedure(NamedTuple):
     `order(key, S, epoch, given) -> int32 (steps, batch)`: rows of the source, -1 pads; the same shape in every epoch.
     `step(key, S, batch, given) -> (S, info)`: pure; info is a flat dict of scalars.
     `finish(key, S, given) -> Trained`.
-    `wrap(net) -> net`: the network that `finish`'s weights belong to.
+    `wrap(net) -> net`: the network that `finish`'s weights belong to, from the one that the stage before left: the
+    wraps of a defense's stages compose.
     """
 
     source: Callable[[Given], Source]

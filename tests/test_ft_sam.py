@@ -22,15 +22,13 @@ def test_perturbation_of_two_weights_by_hand():
 
 def test_length_in_the_scaled_norm_is_rho():
     with jax.enable_x64(True):
-        net = MODELS["small_cnn"].make((8, 8, 3), 3, (0.5,) * 3, (0.25,) * 3, width=2)
-        params = net.init(jax.random.key(0)).params
-        slope = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
-        found = perturbation(params, slope, 2.0)
-        # Biases of normalisation are 0 and are not moved.
-        scaled = jax.tree.map(lambda e, w: jnp.where(w == 0, 0, e / jnp.where(w == 0, 1, jnp.abs(w))), found, params)
-        length = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(scaled)))
-        np.testing.assert_allclose(length, 2.0, rtol=1e-12)
-        np.testing.assert_array_equal(found["bn1"]["bias"], 0)
+        keys = jax.random.split(jax.random.key(0), 4)
+        params = {"kernel": jax.random.normal(keys[0], (3, 4)), "scale": jax.random.normal(keys[1], (4,))}
+        slope = {"kernel": jax.random.normal(keys[2], (3, 4)), "scale": jax.random.normal(keys[3], (4,))}
+        found = perturbation(params | {"bias": jnp.zeros(4)}, slope | {"bias": jnp.ones(4)}, 2.0)
+        scaled = [found[name] / jnp.abs(params[name]) for name in params]
+        np.testing.assert_allclose(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in scaled)), 2.0, rtol=1e-12)
+        np.testing.assert_array_equal(found["bias"], 0)  # a weight of 0 is not moved
 
 
 def test_gradient_of_two_logits_by_hand():
