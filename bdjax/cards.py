@@ -1,5 +1,6 @@
 """Cards: what a method is, what it needs and what can be set; and the text form `name:setting=value,setting=value`."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ ORACLE = frozenset({"clean_model", "target", "triggered", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
 
 NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
+
+LARGEST = 2**31 - 1
+"""The largest whole number that reaches a program."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,10 @@ class Setting:
         if kind in (int, float):
             low = -float("inf") if self.low is None else self.low
             high = float("inf") if self.high is None else self.high
-            if not low <= parsed <= high:  # also false for NaN
+            if not (math.isfinite(parsed) and low <= parsed <= high):
                 raise InvalidInput(f"{where}={value}: {self._expected()}")
+            if kind is int and abs(parsed) > LARGEST:
+                raise InvalidInput(f"{where}={value}: {self._expected()}, at most {LARGEST}")
         if self.choices and parsed not in self.choices:
             raise InvalidInput(f"{where}={value}: {self._expected()}")
         return parsed

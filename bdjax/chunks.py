@@ -75,11 +75,10 @@ def _shared(context: Context, group: Group) -> Shared:
     if group.assets is None:
         return context.shared
     if group.assets not in context.assets:
-        path = context.store.folder / "assets" / f"{group.assets}.safetensors"
+        path = context.store.assets_path(group.assets)
         if not path.exists():
             text = group.jobs[0].attack
             context.progress.stage(f"prepare {text}", 1)
-            path.parent.mkdir(exist_ok=True)
             settings = _scalars(context.work.attacks[text][0].traced)
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
@@ -115,8 +114,8 @@ class _Run:
 
     def __init__(self, context: Context, group: Group, cells: Cell, shared: Shared, jobs: list[Job]):
         self.context, self.group, self.cells, self.shared = context, group, cells, shared
-        self.count = len(jobs)
-        name = address([group.key, group.capacity, context.driver, [job.address for job in jobs]])
+        self.count, self.names = len(jobs), [job.address for job in jobs]
+        name = address([group.key, group.capacity, context.driver, self.names])
         self.checkpoint = Checkpoint(context.store.folder / "checkpoints" / name)
         about = self.checkpoint.about()
         self.resumed = about is not None
@@ -184,7 +183,7 @@ class _Run:
         told = self.context.told()
         if not told and time.perf_counter() - self.saved < CHECKPOINT_SECONDS:
             return
-        self.checkpoint.save(carry, {"position": asdict(self.position)})
+        self.checkpoint.save(carry, {"jobs": self.names, "position": asdict(self.position)})
         self.saved = time.perf_counter()
         if told:
             raise Interrupted(told)

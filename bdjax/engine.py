@@ -23,6 +23,7 @@ from bdjax.chunks import Interrupted
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
 from bdjax.io import results
+from bdjax.io.checkpoints import sweep_up
 from bdjax.io.store import Store
 from bdjax.jobs import Job, Plan, plan
 from bdjax.programs import Context
@@ -63,8 +64,8 @@ def run(study: Study, out: str | Path | None = None, progress: Progress | None =
 def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
     planned = plan(work)
     with Store(folder) as store, _signals() as told:
-        _enter(store, work, planned)
         runner = _Runner(work, planned, store, progress, told)
+        _enter(store, work, planned)
         try:
             runner.run()
         finally:
@@ -124,7 +125,7 @@ def _enter(store: Store, work: Work, planned: Plan) -> None:
             "cells": list(cells.values()),
         }
 
-    store.update_json("study.json", change)
+    store.update_json("study.json", results.STUDY, change)
 
 
 def _attributes(work: Work) -> dict[str, str]:
@@ -150,11 +151,20 @@ class _Runner:
         self.groups = groups(work, planned.jobs)
         usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
-        self.context.plan = store.update_json("plan.json", self._planned)
-        self.found: set[str] = set()
+        self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
+        self.found: set[str] = set()  # addresses of the scores and audits that are on disk
+        self.read: set[Path] = set()  # shards that they were read from
 
     def _planned(self, held: dict | None) -> dict:
-        """plan.json: the driver is decided once; what each group needs is added as it is compiled."""
+        """plan.json: the driver is decided once; what each group needs is added as it is compiled.
+
+        Raises:
+            InvalidInput: the study asks for another driver than the folder's.
+        """
+        asked = self.context.work.study.driver
+        if held and asked not in ("auto", held["driver"]):
+            path = self.store.folder / "plan.json"
+            raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
         if held:
             return held
         driver = drivers.choose(self.context.work, self.context.shared)
@@ -166,15 +176,27 @@ class _Runner:
         models = [job for group in self.groups if group.kind == "train" for job in group.jobs]
         self.context.progress.begin(len(models), sum(map(self._done, models)))
         while any(not self._done(job) for group in self.groups for job in group.jobs):
-            if not any([self._run_group(group) for group in self.groups]):
+            if not any([self._run_group(group) for group in self._round()]):
                 self._heed()
                 time.sleep(POLL_SECONDS)  # another writer has the rest
                 self._look()
+        sweep_up(self.store.folder / "checkpoints", lambda name: name in self.found or self.store.has_model(name))
+
+    def _round(self) -> Iterator[Group]:
+        """All groups in order, scores also after each training group, so that figures appear early."""
+        scores = [group for group in self.groups if group.kind == "score"]
+        for group in self.groups:
+            yield group
+            if group.kind == "train":
+                yield from scores
 
     def _look(self) -> None:
-        """See which scores and audits are on disk."""
+        """See which scores and audits are on disk by now."""
         for kind in ("score", "audit"):
-            self.found |= set(results.read_rows(self.store.folder, kind))
+            for path in results.shards(self.store.folder, kind):
+                if path not in self.read:
+                    self.found |= set(results.read_shard(path))
+                    self.read.add(path)
 
     def _done(self, job: Job) -> bool:
         return self.store.has_model(job.address) if job.kind == "train" else job.address in self.found
@@ -191,13 +213,25 @@ class _Runner:
         left = [job for job in group.jobs if not self._done(job) and self._ready(job)]
         worked = False
         while left:
-            if not group.capacity:
-                programs.prepare(self.context, group, *chunks.ready_cell(self.context, group, left[0]))
+            if not group.capacity and not self._prepare(group, left[0]):
+                break
             chunk, left = left[: group.capacity], left[group.capacity :]
             worked |= self._run_chunk(group, chunk)
         if all(map(self._done, group.jobs)):
             group.programs.clear()
         return worked
+
+    def _prepare(self, group: Group, job: Job) -> bool:
+        """Compile a group's programs; not where another writer is at the assets that they take."""
+        path = group.assets and self.store.assets_path(group.assets)
+        missing = [group.assets] if path and not path.exists() else []
+        taken = self.store.claim(missing)
+        try:
+            if taken == missing:
+                programs.prepare(self.context, group, *chunks.ready_cell(self.context, group, job))
+            return taken == missing
+        finally:
+            self.store.release(taken)
 
     def _run_chunk(self, group: Group, jobs: list[Job]) -> bool:
         taken = self.store.claim([job.address for job in jobs])

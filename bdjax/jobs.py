@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bdjax import cards
 from bdjax.io.store import address
 from bdjax.ratios import counts
 from bdjax.stages import wrapped
@@ -51,11 +50,9 @@ def plan(work: Work) -> Plan:
         for ratio, count in counts(work.study, text, spec.name, attack, work.dataset, work.held(text)).items():
             for seed in work.study.seeds:
                 listing.add_cells(_Victim(text, ratio, count, int(seed)))
-    # Victims first, then their scores, then defense by defense: results appear early and models are read warm.
-    ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}
     order = {"train": 0, "score": 1, "audit": 2}
-    arranged = sorted(listing.jobs.values(), key=lambda job: (job.kind == "audit", ranks[job.method], order[job.kind]))
-    return Plan(arranged, listing.cells)
+    ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}  # victims first
+    return Plan(sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method])), listing.cells)
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class _Listing:
                 "trigger": undefended if attack.train else None,
             }
             cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
-            audits = {cards.split(audit)[0]: self._audit(audit, about) for audit in self.work.audits}
+            audits = {audit: self._audit(audit, about) for audit in self.work.audits}
             self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
@@ -148,8 +145,14 @@ class _Listing:
         return defense if changed and defense != "none" else None
 
     def _score(self, about: dict[str, Any]) -> str:
-        identity = {"make": "score", "model": about["model"], "attack": self._attack(about["attack"])}
-        return self._add(identity | {"count": about["count"]}, kind="score", **about)
+        identity = {
+            "make": "score",
+            "model": about["model"],
+            "attack": self._attack(about["attack"]),
+            "count": about["count"],
+            "clean": self.rows,  # of which it tells the overlap
+        }
+        return self._add(identity, kind="score", **about)
 
     def _audit(self, audit: str, about: dict[str, Any]) -> str:
         method = self.work.audits[audit]

@@ -11,6 +11,7 @@ import numpy as np
 from bdjax import memory, stages, sweep
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group
+from bdjax.io import results
 from bdjax.io.store import Store
 from bdjax.progress import Progress
 from bdjax.stages import Cell, Shared
@@ -51,25 +52,60 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     Raises:
         InvalidInput: not even one cell fits.
     """
+    asked, memory_asked = _usual(context, group), context.work.study.memory
     planned = context.plan["groups"].get(group.key)
-    size = planned["capacity"] if planned else _usual(context, group)
-    held = _compile(context, group, cell, shared, size)
-    budget = memory.budget(context.work.study.memory)
-    if not planned and held > budget:
-        size = _fitting(context, group, cell, shared, size, held, budget)
-    group.capacity = size
+    if _answers(planned, asked, memory_asked):
+        group.capacity = _whole(context, planned["capacity"])
+        _compile(context, group, cell, shared, group.capacity)
+        return
+    size, held = asked, _compile(context, group, cell, shared, asked)
+    budget = memory.budget(memory_asked)
+    if held > budget:
+        size, held = _fitting(context, group, cell, shared, asked, held, budget)
+    entry = {
+        "label": group.label,
+        "asked": asked,
+        "memory": memory_asked,
+        "capacity": size,
+        "bytes": held,
+        "compile_seconds": round(sum(program.compile_seconds for program in group.programs.values()), 2),
+    }
+
+    def change(plan: dict) -> dict:
+        if _answers(plan["groups"].get(group.key), asked, memory_asked):  # another writer was first
+            return plan
+        return plan | {"groups": plan["groups"] | {group.key: entry}}
+
+    context.plan = context.store.update_json("plan.json", results.PLAN, change)
+    group.capacity = _whole(context, context.plan["groups"][group.key]["capacity"])
+    if group.capacity != size:
+        _compile(context, group, cell, shared, group.capacity)
+
+
+def _answers(planned: dict[str, Any] | None, asked: int, memory_asked: str) -> bool:
+    """Whether what was planned was planned for as many cells and under the same bound of memory."""
+    return planned is not None and planned["asked"] >= asked and planned["memory"] == memory_asked
 
 
 def _usual(context: Context, group: Group) -> int:
     # A compiled map runs as many cells as there are, so one size serves all groups and they share their draws.
-    size = context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs))
-    devices = jax.device_count() if context.driver == "shard" else 1
-    return -(-size // devices) * devices
+    return _whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
 
 
-def _fitting(context: Context, group: Group, cell: Cell, shared: Shared, size: int, held: int, budget: int) -> int:
-    least = jax.device_count() if context.driver == "shard" else 1
-    group.programs.clear()
+def _least(context: Context) -> int:
+    return jax.device_count() if context.driver == "shard" else 1
+
+
+def _whole(context: Context, size: int) -> int:
+    """At least `size` cells, the same number on every device."""
+    return -(-size // _least(context)) * _least(context)
+
+
+def _fitting(
+    context: Context, group: Group, cell: Cell, shared: Shared, size: int, held: int, budget: int
+) -> tuple[int, int]:
+    """The most cells that fit, compiled, and the bytes that they hold."""
+    least = _least(context)
     one = _compile(context, group, cell, shared, least)
     if one > budget or size == least:
         needed = -(-(one + memory.resident() * (jax.default_backend() == "cpu")) // 10**6)
@@ -79,13 +115,12 @@ def _fitting(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         )
     each = max(1, (held - one) // (size - least))
     fits = least + int((budget - one) // each) // least * least
-    group.programs.clear()
-    _compile(context, group, cell, shared, fits)
-    return fits
+    return fits, _compile(context, group, cell, shared, fits)
 
 
 def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: int) -> int:
-    """Compile a group's programs for `size` cells; the most bytes that one of them holds. Writes plan.json."""
+    """Compile a group's programs for `size` cells; the most bytes that one of them holds."""
+    group.programs.clear()
 
     def widened(leaf):
         leaf = jnp.asarray(leaf)
@@ -112,24 +147,13 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         cells = cells.replace(previous=trained)
     if group.kind != "train":
         compiled(group.kind, (), cells)
-    entry = {
-        "label": group.label,
-        "capacity": size,
-        "bytes": max(program.bytes for program in group.programs.values()),
-        "compile_seconds": round(sum(program.compile_seconds for program in group.programs.values()), 2),
-    }
     memory.release()
-    context.plan = context.store.update_json("plan.json", lambda held: _with_entry(held, group.key, entry))
-    return entry["bytes"]
+    return max(program.bytes for program in group.programs.values())
 
 
 def first(group: Group, cells: Cell) -> PyTree:
     """What the first stage finds before it: the poison, where it is the attacker's own."""
     return cells.poison if group.scene.own else None
-
-
-def _with_entry(plan: dict, key: str, entry: dict) -> dict:
-    return plan | {"groups": plan["groups"] | {key: entry}}
 
 
 def cell_function(group: Group, name: str) -> Callable:

@@ -19,11 +19,11 @@ def counts(study: Study, text: str, name: str, attack: Attack, dataset: Dataset,
         return _set_counts(study, attack, dataset)
     own, common = [], []
     for entry in study.ratios:
-        head, equals, tail = str(entry).partition("=")
+        head, equals, tail = str(entry).rpartition("=")
         if equals and head not in (*study.attacks, *(cards.split(other)[0] for other in study.attacks)):
             raise InvalidInput(f"ratio {entry!r}: the study has no attack {head!r}")
         try:
-            value = float(tail if equals else head)
+            value = float(tail)
         except ValueError:
             raise InvalidInput(f"ratio {entry!r}; give fractions, or attack=fraction") from None
         if not equals:
@@ -34,9 +34,9 @@ def counts(study: Study, text: str, name: str, attack: Attack, dataset: Dataset,
     size, limit = label.size, int(np.sum(np.asarray(attack.eligible(label)))) - held
     found = {}
     for ratio in own or common:
-        count = round(ratio * size)
-        if not 0 <= ratio <= 1:
+        if not 0 <= ratio <= 1:  # also false for NaN
             raise InvalidInput(f"ratio {ratio:g}; give a fraction of the training set, from 0 to 1")
+        count = round(ratio * size)
         if count > limit:
             largest = int(limit / size * 1e4) / 1e4
             raise InvalidInput(

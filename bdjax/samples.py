@@ -22,7 +22,6 @@ def keep(store: Store, scene: Scene, texts: list[str], cells: Cell, shared: Shar
         path = store.folder / "samples" / f"{address(text)}.safetensors"
         if path.exists():
             continue
-        path.parent.mkdir(exist_ok=True)
         clean, triggered = jax.device_get(_pictures(scene, sweep.pick(cells, texts.index(text)), shared))
         save_tree(path, {"clean": clean, "triggered": triggered}, {"attack": text})
 
@@ -43,7 +42,7 @@ def _pictures(scene: Scene, cell: Cell, shared: Shared):
 def load(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The pictures in a study's folder: attack -> (clean, triggered), both uint8 (m, height, width, channels)."""
     found = {}
-    for path in sorted((Path(folder) / "samples").glob("*.safetensors")):
+    for path in sorted((Path(folder) / "samples").glob("[!.]*.safetensors")):
         tree, about = load_tree(path)
         found[about["attack"]] = (tree["clean"], tree["triggered"])
     return found

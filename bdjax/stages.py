@@ -24,6 +24,7 @@ from bdjax.types import (
     PyTree,
     Trained,
     Weights,
+    real,
 )
 
 
@@ -81,7 +82,7 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
         priority = priority.at[jnp.concatenate([clean, valid])].set(-jnp.inf)
     order = jnp.argsort(poison.rank(priority, attack.eligible(label))).astype(jnp.int32)
     drawn = attack.init(stream(key, "poison"), shared.assets, cell.attack, label, priority, cell.count)
-    overlap = jnp.mean((drawn.role[clean] == POISONED).astype(jnp.float32))
+    overlap = jnp.mean((drawn.role[clean] == POISONED).astype(real()))
     return cell.replace(poison=drawn, order=order, clean=clean, valid=valid), overlap
 
 

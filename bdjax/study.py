@@ -1,13 +1,25 @@
 """What a study asks for, in plain values that TOML, the shell and Python share."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 
-import numpy as np
-
+from bdjax import memory
 from bdjax.errors import InvalidInput
 from bdjax.sweep import DRIVERS
+
+TEXTS = ("dataset", "model", "selection", "recipe", "clean", "driver", "memory")
+LISTS = ("attacks", "defenses", "audits", "plugins")
+KINDS = dict.fromkeys((*TEXTS, *LISTS), (str, "text")) | {
+    "ratios": (Real | str, "fractions, or attack=fraction"),
+    "seeds": (Integral, "whole numbers"),
+    "clean_ratio": (Real, "a fraction between 0 and 1"),
+    "valid_ratio": (Real, "a fraction between 0 and 1"),
+    "flip": (bool | None, "true or false"),
+}
+"""Of what type each field of a study, or each entry of a list, must be."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +44,47 @@ class Study:
     plugins: tuple[str, ...] = ()  # modules that register methods
 
     def __post_init__(self) -> None:
-        for name in ("attacks", "ratios", "seeds", "defenses", "audits", "plugins"):
+        for name in (*LISTS, "ratios", "seeds"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | int | float) else tuple(value))
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            object.__setattr__(self, name, tuple(value) if several else (value,))
 
 
 def config(study: Study) -> str:
     """The study as JSON text."""
-    return json.dumps(asdict(study) | {"seeds": [int(seed) for seed in study.seeds]})
+    return json.dumps(asdict(study) | {"seeds": [int(seed) for seed in study.seeds]}, default=float)
 
 
 def check(study: Study) -> None:
     """Refuse what is wrong whatever the data and methods are.
 
     Raises:
-        InvalidInput: something is missing, given twice or out of range.
+        InvalidInput: something is of another type, missing, given twice or out of range.
     """
+    _check_types(study)
     for name in ("attacks", "ratios", "seeds", "defenses"):
         if not getattr(study, name):
             raise InvalidInput(f"no {name}; give at least one")
-    for name in ("attacks", "seeds", "defenses", "audits", "ratios"):
-        values = getattr(study, name)
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise InvalidInput(f"{name}: {twice[0]} is given twice; give it once")
+    for name in (*LISTS, "seeds", "ratios"):
+        often = Counter(getattr(study, name)).most_common(1)
+        if often and often[0][1] > 1:
+            raise InvalidInput(f"{name}: {often[0][0]} is given twice; give it once")
     for seed in study.seeds:
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+        if not 0 <= seed < 2**31:
             raise InvalidInput(f"seed {seed}; give whole numbers from 0 to {2**31 - 1}")
     if study.driver not in ("auto", *DRIVERS):
         raise InvalidInput(f"driver {study.driver!r}; choose from auto, {', '.join(DRIVERS)}")
     if study.clean not in ("any", "reserved"):
         raise InvalidInput(f"clean {study.clean!r}; choose any or reserved")
+    if study.memory:
+        memory.size(study.memory)
+    if "set:" in study.attacks:
+        raise InvalidInput("attack 'set:' names no file; write set:PATH, the path of an .npz with a poisoned set")
+
+
+def _check_types(study: Study) -> None:
+    for name, (kind, allowed) in KINDS.items():
+        value = getattr(study, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, kind) or (isinstance(one, bool) and name != "flip"):
+                raise InvalidInput(f"{name}: {one!r}; give {allowed}")

@@ -1,20 +1,23 @@
 """A study resolved: checked against what there is, its methods built for its network and data."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bdjax import attacks, audits, cards, defenses, models, selections, study, user_sets
+from bdjax import attacks, audits, cards, defenses, memory, models, plugins, selections, study, user_sets
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Card, Spec
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
-from bdjax.stages import Scene, wrapped
+from bdjax.keys import root
+from bdjax.stages import Cell, Scene, Shared, door, wrapped
 from bdjax.study import Study
-from bdjax.types import Attack, Audit, Net, Procedure, real
+from bdjax.types import Array, Attack, Audit, Net, Poison, Procedure, Weights, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
@@ -82,9 +85,9 @@ def resolve(asked: Study) -> Work:
     Raises:
         InvalidInput: anything in it cannot be used; nothing has been trained then.
     """
-    for name in asked.plugins:
-        _plug(name)
     study.check(asked)
+    plugins.load(asked.plugins)
+    _check_names(asked)
     dataset = datasets.load(asked.dataset, flip=asked.flip)
     shape, classes = dataset.shape, dataset.count
     model = cards.lookup(asked.model, models.MODELS, "model")
@@ -98,7 +101,7 @@ def resolve(asked: Study) -> Work:
         text: user_sets.attack(text, sets[text]) if text in sets else _attack(text, net, shape, classes, fallback)
         for text in asked.attacks
     }
-    return Work(
+    work = Work(
         study=asked,
         dataset=dataset,
         model=model,
@@ -118,6 +121,56 @@ def resolve(asked: Study) -> Work:
             "float": str(np.dtype(real())),
         },
     )
+    _rehearse(work)
+    return work
+
+
+def _check_names(asked: Study) -> None:
+    """Every name and setting, before a dataset is read, which may take minutes."""
+    registries = {
+        "model": (models.MODELS, [asked.model]),
+        "attack": (attacks.ATTACKS, [text for text in asked.attacks if not text.startswith(user_sets.PREFIX)]),
+        "selection": (selections.SELECTIONS, [asked.selection]),
+        "defense": (defenses.DEFENSES, [*asked.defenses, f"none:{asked.recipe}"]),
+        "audit": (audits.AUDITS, asked.audits),
+    }
+    for what, (registry, texts) in registries.items():
+        for text in texts:
+            cards.lookup(text, registry, what)
+
+
+def _rehearse(work: Work) -> None:
+    """Trace how every defense and audit begins, computing nothing: what cannot be done on these data is refused now."""
+    scene, data = work.scene, Shared(work.dataset.train, work.dataset.test)
+
+    def begin(stage: Procedure, method: Method, victim: Weights, shared: Shared) -> Array:
+        label = shared.train.label
+        clean, valid = (jnp.zeros(scene.classes * count, jnp.int32) for count in (scene.clean, scene.valid))
+        cell = Cell(
+            seed=jnp.uint32(0),
+            count=jnp.int32(0),
+            attack={},
+            settings={name: jnp.asarray(value, real()) for name, value in method.spec.traced.items()},
+            poison=Poison(jnp.zeros(label.shape, jnp.int8), label, {}),
+            order=jnp.arange(label.size, dtype=jnp.int32),
+            clean=clean,
+            valid=valid,
+            victim=victim,
+            clean_model=victim,
+        )
+        given = door(scene, method.card.needs, cell, shared)
+        return stage.order(root(0), stage.init(root(0), given, None), jnp.int32(0), given)
+
+    asked = [(method.stages, method) for method in work.defenses.values()]
+    asked += [(work.audit_of(text, None).stages, method) for text, method in work.audits.items()]
+    victim = jax.eval_shape(work.net.init, root(0))
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
+    if held > memory.budget(work.study.memory):
+        given = f"{work.study.model}: its weights alone need {held // 10**6} MB, more than the memory allowed"
+        raise InvalidInput(f"{given}; give more --memory or a narrower model")
+    for stages, method in asked:
+        if stages:
+            jax.eval_shape(partial(begin, stages[0], method), victim, data)
 
 
 def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, barred: np.ndarray) -> Scene:
@@ -126,13 +179,6 @@ def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, b
     clean, valid = _shares(asked, dataset, barred)
     reserved = asked.clean == "reserved"
     return Scene(net, dataset.count, dataset.padding, dataset.flip, select, clean, valid, reserved, barred)
-
-
-def _plug(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise InvalidInput(f"plugin {name}: {error}; give a module that Python can import") from None
 
 
 def _check_size(card: Card, shape: tuple[int, int, int]) -> None:

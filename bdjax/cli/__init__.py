@@ -1,22 +1,59 @@
-"""The command `bdjax`. Every command is a frozen dataclass with a `run` method; tyro reads the shell into one."""
+"""The command `bdjax`. Every command is a frozen dataclass with a `run` method; tyro reads the shell into one.
 
+What is slow to import is imported by the command that needs it, so that help comes at once.
+"""
+
+import contextlib
 import errno
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 import warnings
-from typing import Annotated
+from collections.abc import Iterator
 
 from bdjax.errors import InvalidInput
+
+UNUSABLE = ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "EPERM", "EROFS")
+"""What is wrong with a path that somebody gave."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0; 1 for a full disk or an internal error; 2 for input that cannot
     be used; 128 + n after signal n.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with _terminable():
+            command = _command(arguments or ["--help"])
+            _quiet()
+            command.run()
+            sys.stdout.flush()
+    except InvalidInput as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        return _fail(
+            f"stopped by {signal.Signals(number).name}; the same command again goes on from here", 128 + number
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _unusable(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
+            raise
+        return _fail("out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model", 2)
+    return 0
+
+
+def _command(arguments: list[str]):
+    """What the arguments ask for; tyro ends the process itself for help and for what it cannot parse."""
     import tyro
 
-    from bdjax.chunks import Interrupted
     from bdjax.cli.bench import Bench
     from bdjax.cli.doctor import Doctor
     from bdjax.cli.listing import List
@@ -24,35 +61,50 @@ def main(arguments: list[str] | None = None) -> int:
     from bdjax.cli.report import Report
     from bdjax.cli.run import Run
 
-    commands = (Quickstart, Run, Report, List, Doctor, Bench)
-    union = tuple(Annotated[command, tyro.conf.subcommand(command.__name__.lower())] for command in commands)
-    command = tyro.cli(_union(union), prog="bdjax", args=arguments, config=(tyro.conf.OmitSubcommandPrefixes,))
-    _quiet()
+    options = [text.partition("=")[0] for text in arguments if text.startswith("--")]
+    twice = [option for option in options if options.count(option) > 1]
+    if twice:  # tyro would take the last
+        raise InvalidInput(f"{twice[0]} is given twice; give it once, with all its values after it")
+    return tyro.cli(
+        Quickstart | Run | Report | List | Doctor | Bench,
+        prog="bdjax",
+        description="Backdoor attacks on image classifiers and defenses against them, many seeds and ratios at a time.",
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _) -> None:
+        error = KeyboardInterrupt()
+        error.number = number
+        raise error
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        _compile_cache()
-        command.run()
-    except InvalidInput as error:
-        return _fail(str(error), 2)
-    except Interrupted as error:
-        return _fail(f"{error}; what is done is kept: the same command goes on from here", 128 + error.number)
-    except KeyboardInterrupt:
-        return _fail("stopped at once; the running chunk goes back to its last checkpoint", 130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unusable(error: OSError) -> int:
+    """The answer to a full disk and to a path that cannot be used; any other error is our own."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _fail(f"the disk is full ({error.filename}); make room and run the same command again", 1)
-    return 0
-
-
-def _union(types: tuple) -> type:
-    joined = types[0]
-    for other in types[1:]:
-        joined = joined | other
-    return joined
+    if errno.errorcode.get(error.errno) not in UNUSABLE:
+        raise error
+    return _fail(f"{error.filename}: {error.strerror}; give a path that can be used", 2)
 
 
 def _fail(message: str, status: int) -> int:
-    print("bdjax: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print("bdjax: " + "".join(letter if letter.isprintable() else "?" for letter in line), file=sys.stderr)
     return status
 
 
@@ -60,17 +112,3 @@ def _quiet() -> None:
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-
-
-def _compile_cache() -> None:
-    """Keep compiled programs in the user's own cache: they are code, so nobody else may write there."""
-    import jax
-
-    from bdjax.io.cache import home
-
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    path = home() / "compiled"
-    path.mkdir(mode=0o700, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-KINDS = ("attacks", "selections", "defenses", "audits", "detectors", "analyses", "models", "datasets")
+from bdjax.cards import Card
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,32 @@ class List:
     json: bool = False
     """The whole cards, as JSON."""
     plugin: tuple[str, ...] = ()
-    """Python modules that register methods."""
+    """Modules that register methods of your own: installed, or files in the working folder."""
 
     def run(self) -> None:
         """See the class."""
-        import importlib
-
         import bdjax
+        from bdjax import plugins
 
-        for name in self.plugin:
-            importlib.import_module(name)
-        registry = getattr(bdjax, self.kind.upper())
+        plugins.load(self.plugin)
+        cards = {name: method.card for name, method in getattr(bdjax, self.kind.upper()).items()}
         if self.json:
-            cards = {name: dataclasses.asdict(method.card) for name, method in registry.items()}
-            print(json.dumps(cards, indent=1))
+            print(json.dumps({name: dataclasses.asdict(card) for name, card in cards.items()}, indent=1))
             return
-        for name, method in registry.items():
-            card = method.card
-            print(f"{name}  {card.title} ({card.year}), {card.kind}" + ("  [oracle]" if card.oracle else ""))
-            for setting, about in card.settings.items():
-                unit = f" {about.unit}" if about.unit else ""
-                choices = f" ({', '.join(about.choices)})" if about.choices else ""
-                print(f"    {setting}={str(about.default).lower()}{unit}{choices}  {about.about}")
-        if not registry:
+        for name, card in cards.items():
+            _show(name, card)
+        if self.kind == "attacks":
+            print("set:PATH  a poisoned set of your own, an .npz (see bdjax/io/poisoned_sets.py)")
+        if not cards:
             print(f"no {self.kind} yet")
+
+
+def _show(name: str, card: Card) -> None:
+    print(f"{name}  {card.title} ({card.year}), {card.kind}" + ("  [oracle]" if card.oracle else ""))
+    if len(card.presets) > 1:
+        print(f"    preset={next(iter(card.presets))} ({', '.join(card.presets)})")
+    for setting, about in card.settings.items():
+        default = f"{about.default:.6g}" if isinstance(about.default, float) else str(about.default).lower()
+        unit = f" {about.unit}" if about.unit else ""
+        choices = f" ({', '.join(about.choices)})" if about.choices else ""
+        print(f"    {setting}={default}{unit}{choices}  {about.about}")

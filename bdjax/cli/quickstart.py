@@ -15,7 +15,7 @@ class Quickstart:
 
     def run(self) -> None:
         """See the class."""
-        from bdjax.cli.run import conduct
+        from bdjax.cli.conduct import conduct
 
         conduct(study(self.memory), self.out)
 

@@ -9,26 +9,13 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Write DIR/report.html, results.parquet and results.csv from what a study has found so far."""
+    """Print the table of what a study has found so far and write DIR/report.html, results.csv and results.parquet."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """The study's folder."""
 
     def run(self) -> None:
         """See the class."""
+        from bdjax.cli.conduct import present
+
         present(self.folder)
-
-
-def present(folder: Path) -> None:
-    """Print the table of a study and write its page and exports."""
-    from bdjax import report, samples
-    from bdjax.cards import Card
-    from bdjax.io import results
-    from bdjax.io.store import read_json
-
-    found = results.load(folder)
-    cards = [Card.from_dict(card) for card in read_json(folder / "study.json")["cards"]]
-    path = report.write(folder, found, results.load_curves(folder), samples.load(folder), cards)
-    report.export(found, folder)
-    print(report.summary(found))
-    print(f"\nThe page: {path}")

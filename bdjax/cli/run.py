@@ -10,76 +10,91 @@ import tyro
 
 from bdjax.errors import InvalidInput
 
+MOST_SEEDS = 10**6
+
+
+def _option(kind: type, metavar: str):
+    """An option that is None where it is not given; its help shows `metavar` and no default."""
+    return Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+
 
 @dataclass(frozen=True)
 class Run:
-    """Run what is missing of a study and write its table and page.
+    """Run what is missing of a study and write its table and page."""
 
-    Methods are written name or name:setting=value,setting=value.
-    """
-
-    study: Annotated[Path | None, tyro.conf.Positional] = None
-    """A TOML file with the fields of a study; options below win over it."""
-    dataset: str | None = None
-    """A registered or prepared TFDS name, a folder of train/<class>/* and test/<class>/*, or an .npz."""
-    model: str | None = None
-    """A network, e.g. preact_resnet18:width=16."""
-    attacks: tuple[str, ...] | None = None
-    """Attacks, e.g. badnets blended:alpha=0.1 set:PATH."""
-    ratios: tuple[str, ...] | None = None
-    """Fractions of the training set to poison; sig=0.05 gives an attack its own."""
-    seeds: tuple[str, ...] | None = None
-    """Seed numbers, or ranges such as 0:8."""
-    defenses: tuple[str, ...] | None = None
-    """Defenses, e.g. none ft ft_sam:rho=2."""
-    audits: tuple[str, ...] | None = None
-    """Audits, e.g. retuning."""
-    selection: str | None = None
-    """Which rows are poisoned first."""
-    recipe: str | None = None
-    """Settings of whoever trains the victim, e.g. epochs=15,batch=64."""
-    clean: str | None = None
-    """The defender's clean rows: any, or reserved from the attacker."""
-    clean_ratio: float | None = None
-    """The defender's share of the training set."""
-    valid_ratio: float | None = None
-    """The share on which thresholds are chosen."""
-    flip: bool | None = None
-    """Whether training mirrors images."""
-    driver: str | None = None
-    """auto, vmap, map, loop or shard."""
-    memory: str | None = None
-    """What the study may take, e.g. 1GB."""
-    plugin: tuple[str, ...] | None = None
-    """Python modules that register methods."""
-    out: Path = Path("runs/study")
+    study: Annotated[_option(Path, "[STUDY.toml]"), tyro.conf.Positional] = None
+    """A TOML file with the fields of bdjax.Study; options win over it."""
+    dataset: _option(str, "NAME_OR_PATH") = None
+    """A registered or prepared TFDS name, a folder of train/<class>/* and test/<class>/*, or an .npz. Else: digits."""
+    model: _option(str, "MODEL") = None
+    """A network, e.g. preact_resnet18:width=16. Else: small_cnn."""
+    attacks: _option(tuple[str, ...], "ATTACK ...") = None
+    """Each name or name:setting=value,setting=value, e.g. badnets blended:alpha=0.1 set:PATH. Else: badnets."""
+    ratios: _option(tuple[str, ...], "RATIO ...") = None
+    """Fractions of the training set to poison; sig=0.05 gives an attack its own. Else: 0 0.05 0.1."""
+    seeds: _option(tuple[str, ...], "SEED ...") = None
+    """Seed numbers, or ranges such as 0:8. Else: 0:4."""
+    defenses: _option(tuple[str, ...], "DEFENSE ...") = None
+    """Written as attacks are, e.g. none ft ft_sam:rho=2. Else: none."""
+    audits: _option(tuple[str, ...], "AUDIT ...") = None
+    """Written as attacks are, e.g. retuning. Else: no audit."""
+    selection: _option(str, "SELECTION") = None
+    """Which rows are poisoned first. Else: random."""
+    recipe: _option(str, "SETTINGS") = None
+    """Of whoever trains the victim, e.g. epochs=15,batch=64. Else: the dataset's own."""
+    clean: _option(str, "any|reserved") = None
+    """The defender's clean rows: any, or such as are reserved from the attacker. Else: any."""
+    clean_ratio: _option(float, "RATIO") = None
+    """The defender's share of the training set. Else: 0.05."""
+    valid_ratio: _option(float, "RATIO") = None
+    """The further share on which thresholds are chosen. Else: 0.01."""
+    flip: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Mirror images in training, whatever the dataset's own rule."""
+    no_flip: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Do not mirror images in training, whatever the dataset's own rule."""
+    driver: _option(str, "auto|vmap|map|loop|shard") = None
+    """How cells are batched. Else: auto."""
+    memory: _option(str, "SIZE") = None
+    """What the study may take, e.g. 1GB. Else: 80% of what there is."""
+    plugin: _option(tuple[str, ...], "MODULE ...") = None
+    """Modules that register methods of your own: installed, or files in the working folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/study")
     """The study's folder; what is finished there is not done again."""
 
     def run(self) -> None:
         """See the class."""
+        from bdjax.cli.conduct import conduct
         from bdjax.study import Study
 
-        values = _from_toml(self.study) if self.study else {}
-        given = {
-            name: value for name, value in vars(self).items() if value is not None and name not in ("study", "out")
-        }
-        if "plugin" in given:
-            given["plugins"] = given.pop("plugin")
-        values |= given
+        if self == Run():
+            raise InvalidInput(
+                "nothing is asked for; give a STUDY.toml or options, as in "
+                "`bdjax run --attacks badnets --ratios 0 0.1 --seeds 0:4 --defenses none ft`; see `bdjax run --help`"
+            )
+        values = (_from_toml(self.study) if self.study else {}) | self._given()
         if "seeds" in values:
             values["seeds"] = seeds(values["seeds"])
         conduct(Study(**values), self.out)
+
+    def _given(self) -> dict[str, Any]:
+        """The fields of a study that options give."""
+        if self.flip and self.no_flip:
+            raise InvalidInput("both --flip and --no-flip; give one of them")
+        own = ("study", "out", "plugin", "flip", "no_flip")
+        given = {name: value for name, value in vars(self).items() if value is not None and name not in own}
+        given |= {"plugins": self.plugin} if self.plugin else {}
+        return given | ({"flip": self.flip} if self.flip or self.no_flip else {})
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
     from bdjax.study import Study
 
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: {getattr(error, 'strerror', None) or 'no text'}; give a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path}: {error}") from None
+        raise InvalidInput(f"{path}: {error}; mend it there") from None
     known = {field.name: field.type for field in dataclasses.fields(Study)}
     for name, value in values.items():
         if name not in known:
@@ -93,25 +108,19 @@ def seeds(texts: Any) -> tuple[int, ...]:
     """Seed numbers from numbers and ranges `first:after`.
 
     Raises:
-        InvalidInput: an entry is neither, or a range is empty.
+        InvalidInput: an entry is neither, or a range is empty or of more than MOST_SEEDS.
     """
     found: list[int] = []
-    for text in [texts] if isinstance(texts, str | int) else texts:
+    for text in texts if isinstance(texts, list | tuple) else [texts]:
         first, colon, after = str(text).partition(":")
         try:
-            entry = range(int(first or 0), int(after)) if colon else [int(first)]
+            begin = int(first or 0) if colon else int(first)
+            end = int(after) if colon else begin + 1
         except ValueError:
             raise InvalidInput(f"seeds {text!r}; give numbers, or a range such as 0:8") from None
-        if not entry:
-            raise InvalidInput(f"seeds {text!r} is an empty range; give the first and the one after the last, as 0:8")
-        found += entry
+        if not 0 < end - begin <= MOST_SEEDS:
+            raise InvalidInput(
+                f"seeds {text!r}: {max(0, end - begin)} seeds; give the first and the one after the last, as 0:8"
+            )
+        found += range(begin, end)
     return tuple(found)
-
-
-def conduct(study, out: Path) -> None:
-    """Run a study with its progress shown, then print its table and write its page and exports."""
-    from bdjax import engine, progress
-    from bdjax.cli.report import present
-
-    engine.run(study, out, progress.automatic())
-    present(out)

@@ -1,14 +1,20 @@
 """Checkpoints of a running chunk by orbax: the stacked state, where in which stage it stands, and its curves so far."""
 
+import errno
 import json
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from bdjax.errors import InvalidInput
-from bdjax.types import PyTree
+from bdjax.io.files import write_atomically
+from bdjax.io.store import read_json
+from bdjax.types import Array, PyTree
 
 
 class Checkpoint:
@@ -21,26 +27,34 @@ class Checkpoint:
         self.folder = folder.resolve()
 
     def save(self, state: PyTree, about: dict) -> None:
-        """Write the state, a tree of arrays, and what it is, JSON-serialisable."""
+        """Write the state, a tree of arrays and typed random keys, and what it is, JSON-serialisable.
+
+        Raises:
+            OSError: the disk is full.
+        """
         held = self.about()
         slot = 1 - held["slot"] if held else 0
         path = self.folder / str(slot)
-        shutil.rmtree(path, ignore_errors=True)
+        for left in self.folder.glob(f"{slot}*"):  # what a kill has left of a write included
+            shutil.rmtree(left)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, state)
-        marker = self.folder / "about.tmp"
-        marker.write_text(json.dumps(about | {"slot": slot}))
-        marker.replace(self.folder / "about.json")
+        try:
+            with _checkpointer() as checkpointer:
+                checkpointer.save(path, _numbered(jax.tree.map(_numbers, state)))
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        text = json.dumps(about | {"slot": slot})
+        write_atomically(self.folder / "about.json", lambda marker: marker.write_text(text))
 
     def about(self) -> dict | None:
-        """What the checkpoint is of; None where there is none."""
-        try:
-            return json.loads((self.folder / "about.json").read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise InvalidInput(f"{self.folder}: a damaged checkpoint; remove that folder and run again") from None
+        """What the checkpoint is of; None where there is none.
+
+        Raises:
+            InvalidInput: its marker is damaged.
+        """
+        return read_json(self.folder / "about.json", ("slot",))
 
     def restore(self, like: PyTree) -> PyTree:
         """The state, in the shapes of `like`, on one device.
@@ -50,23 +64,51 @@ class Checkpoint:
         """
         path = self.folder / str(self.about()["slot"])
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
+        shapes = jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), like)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
         try:
             with _checkpointer() as checkpointer:
-                return checkpointer.restore(path, shapes)
+                found = checkpointer.restore(path, _numbered(shapes))
         except (ValueError, KeyError, OSError, TypeError) as error:
             reason = str(error).splitlines()[0][:100]
             raise InvalidInput(
                 f"{self.folder}: not a checkpoint of this study ({reason}); remove that folder"
             ) from None
+        leaves, structure = jax.tree.flatten(shapes)
+        leaves = [found.get(str(index), np.zeros(leaf.shape, leaf.dtype)) for index, leaf in enumerate(leaves)]
+        return jax.tree.map(_typed, jax.tree.unflatten(structure, leaves), like)
 
     def remove(self) -> None:
         """Forget it: the chunk is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def sweep_up(folder: Path, done: Callable[[str], bool]) -> None:
+    """Remove the checkpoints in `folder` whose jobs, named in what they are of, are all done: no chunk needs them."""
+    for path in sorted(folder.glob("*/about.json")):
+        if all(map(done, read_json(path, ("jobs",))["jobs"])):
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _numbered(state: PyTree) -> dict[str, Array]:
+    """The leaves by their place, as orbax takes them: without the types that hold them and without empty arrays."""
+    return {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state)) if leaf.size}
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(leaf: Array) -> Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _typed(leaf: Array, like) -> Array:
+    return jax.random.wrap_key_data(leaf, impl="threefry2x32") if _is_key(like) else leaf
+
+
 def _checkpointer():
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each save and restore through absl
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells each save, and each failure at length
     import orbax.checkpoint
 
     return orbax.checkpoint.StandardCheckpointer()

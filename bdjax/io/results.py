@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bdjax.cards import split
 from bdjax.errors import InvalidInput
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
@@ -21,49 +22,56 @@ from bdjax.metrics import der
 OK, DIVERGED, ABSENT = 0, 1, -1
 """Status of a cell: trained, not a number any more, or not part of the study."""
 
+STUDY = ("base", "attributes", "defenses", "cards", "cells")
+PLAN = ("driver", "convolution", "groups")
+"""What study.json and plan.json hold."""
+
 
 def write_shard(
     folder: Path, kind: str, rows: Mapping[str, Any], curves: Mapping[str, np.ndarray] | None = None
 ) -> None:
     """Write DIR/results/KIND-HASH.nc. rows: column -> one value a row, `address` among them; curves: (row, epoch)."""
     path = folder / "results" / f"{kind}-{address([kind, list(rows['address'])])}.nc"
-    table = xr.Dataset({name: (_dims(value), np.asarray(value)) for name, value in rows.items()})
-
-    def write(target: Path) -> None:
-        table.to_netcdf(target, engine="h5netcdf")
-        if curves:
-            lines = xr.Dataset({name: (("row", "epoch"), value) for name, value in curves.items()})
-            lines.to_netcdf(target, engine="h5netcdf", group="curves", mode="a")
-
-    write_atomically(path, write)
+    groups = {"/": xr.Dataset({name: (_dims(value), np.asarray(value)) for name, value in rows.items()})}
+    if curves:
+        groups["/curves"] = xr.Dataset({name: (("row", "epoch"), value) for name, value in curves.items()})
+    # Made in memory: where the disk is full HDF5 takes the process down with it.
+    content = xr.DataTree.from_dict(groups).to_netcdf(engine="h5netcdf")
+    write_atomically(path, lambda target: target.write_bytes(content))
 
 
 def _dims(value: Any) -> tuple[str, ...]:
     return ("row", *[f"axis_{index}" for index in range(1, np.ndim(value))])
 
 
-def read_rows(folder: Path, kind: str, group: str | None = None) -> dict[str, dict[str, Any]]:
-    """All rows of a kind by address: {column: value}; with `group="curves"`, {name: values by epoch}.
+def shards(folder: Path, kind: str) -> list[Path]:
+    """The shards of a kind. They never change, so what was read once need not be read again."""
+    return sorted((folder / "results").glob(f"{kind}-*.nc"))
+
+
+def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
+    """The rows of a shard by address: {column: value}; or their curves, {name: values by epoch}.
 
     Raises:
-        InvalidInput: a shard is damaged.
+        InvalidInput: the shard is damaged.
     """
+    import h5py  # several times faster than by way of xarray
+
+    try:
+        with h5py.File(path) as file:
+            names = file["address"].asstr()[()].tolist()
+            table = file.get("curves", {}) if curves else file
+            values = {name: value for name, value in table.items() if isinstance(value, h5py.Dataset)}
+            columns = {name: value[()] for name, value in values.items() if name != "address" and not value.is_scale}
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{path}: a damaged shard ({type(error).__name__}); remove it and run again") from None
+    return {name: {column: value[index] for column, value in columns.items()} for index, name in enumerate(names)}
+
+
+def _rows(folder: Path, kind: str, curves: bool = False) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "results").glob(f"{kind}-*.nc")):
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as shard:
-                names = [str(name) for name in shard["address"].values]
-                table = shard.load()
-            if group:
-                with xr.open_dataset(path, engine="h5netcdf", group=group) as shard:
-                    table = shard.load()
-        except (OSError, KeyError, ValueError) as error:
-            if group and "curves" in str(error):
-                continue
-            raise InvalidInput(f"{path}: a damaged shard ({type(error).__name__}); remove it and run again") from None
-        columns = {name: table[name].values for name in table.data_vars}
-        for index, name in enumerate(names):
-            found[name] = {column: values[index] for column, values in columns.items() if column != "address"}
+    for path in shards(folder, kind):
+        found |= read_shard(path, curves)
     return found
 
 
@@ -82,7 +90,7 @@ def load(folder: str | Path) -> xr.Dataset:
         InvalidInput: no study is there, or a shard is damaged.
     """
     folder = Path(folder)
-    index = read_json(folder / "study.json")
+    index = read_json(folder / "study.json", STUDY)
     if index is None:
         raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
     cells = index["cells"]
@@ -92,8 +100,8 @@ def load(folder: str | Path) -> xr.Dataset:
         "seed": sorted({cell["seed"] for cell in cells}),
         "defense": list(dict.fromkeys(cell["defense"] for cell in cells)),
     }
-    rows = {kind: read_rows(folder, kind) for kind in ("run", "score", "audit")}
-    table = _Table(axes)
+    rows = {kind: _rows(folder, kind) for kind in ("run", "score", "audit")}
+    table = _Table(axes, _prefixes(cells))
     for cell in cells:
         table.fill(cell, rows)
     return table.dataset(index, folder)
@@ -103,29 +111,41 @@ def load_curves(folder: str | Path) -> xr.Dataset:
     """Training curves of a study: dims attack, ratio, seed, defense, epoch; NaN beyond a curve's end."""
     folder = Path(folder)
     found = load(folder)
-    lines = read_rows(folder, "run", "curves")
+    lines = _rows(folder, "run", curves=True)
     names = sorted({name for row in lines.values() for name in row})
     longest = max((len(value) for row in lines.values() for value in row.values()), default=0)
     dims = ("attack", "ratio", "seed", "defense")
     shape = (*(found.sizes[dim] for dim in dims), longest)
     values = {name: np.full(shape, np.nan) for name in names}
-    for cell in read_json(folder / "study.json")["cells"]:
-        where = tuple(list(found[dim].values).index(cell[dim]) for dim in dims)
+    places = [{value: place for place, value in enumerate(found[dim].values.tolist())} for dim in dims]
+    for cell in read_json(folder / "study.json", STUDY)["cells"]:
+        where = tuple(place[cell[dim]] for place, dim in zip(places, dims, strict=True))
         for name, value in lines.get(cell["model"], {}).items():
             values[name][where][: len(value)] = value
     coordinates = {dim: found[dim].values for dim in dims}
     return xr.Dataset({name: ((*dims, "epoch"), value) for name, value in values.items()}, coordinates)
 
 
+def _prefixes(cells: list[dict]) -> dict[str, str]:
+    """What the figures of each audit are called by: its name, or its whole text where it was run with other settings.
+
+    An audit that was run as `retuning` and as `retuning:rows=500` gives two sets of variables.
+    """
+    texts = {text for cell in cells for text in cell["audits"]}
+    names = [split(text)[0] for text in texts]
+    return {text: split(text)[0] if names.count(split(text)[0]) == 1 else text for text in texts}
+
+
 class _Table:
     """The dense arrays of a results dataset while they are filled."""
 
-    def __init__(self, axes: dict[str, list]):
-        self.axes = axes
+    def __init__(self, axes: dict[str, list], prefixes: dict[str, str]):
+        self.axes, self.prefixes = axes, prefixes
         self.places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
         self.shape = tuple(len(values) for values in axes.values())
         self.columns = {name: self._blank(()) for name in ("acc", "asr", "ra", "overlap", "seconds")}
         self.status = np.full(self.shape, ABSENT, np.int8)
+        self.trained: dict[str, float] = {}  # seconds that each model took; a model may serve several cells
 
     def _blank(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.full((*self.shape, *shape), np.nan)
@@ -137,13 +157,16 @@ class _Table:
         if scored is None or run is None:
             return
         self.status[where] = run["status"]
-        self.columns["seconds"][where] = run["seconds"]
-        for name in ("acc", "asr", "ra", "overlap"):
-            self.columns[name][where] = scored[name] if run["status"] == OK or name == "overlap" else np.nan
-        for name, audit in cell["audits"].items():
+        self.columns["seconds"][where] = self.trained[cell["model"]] = run["seconds"]
+        self.columns["overlap"][where] = scored["overlap"]
+        usable = run["status"] == OK
+        for name in ("acc", "asr", "ra"):
+            self.columns[name][where] = scored[name] if usable else np.nan
+        for text, audit in cell["audits"].items():
             for figure, value in rows["audit"].get(audit, {}).items():
-                column = self.columns.setdefault(f"{name}_{figure}", self._blank(np.shape(value)))
-                column[where] = value
+                name = f"{self.prefixes[text]}_{figure}"
+                column = self.columns.setdefault(name, self._blank(np.shape(value)))
+                column[where] = value if usable else np.nan
 
     def dataset(self, index: dict, folder: Path) -> xr.Dataset:
         """The filled table with DER, what is an oracle, and where it all comes from."""
@@ -163,12 +186,12 @@ class _Table:
             oracle=("defense", [bool(about[name]["oracle"]) for name in self.axes["defense"]]),
             version=("defense", [int(about[name]["version"]) for name in self.axes["defense"]]),
         )
-        plan = read_json(folder / "plan.json") or {}
+        plan = read_json(folder / "plan.json", PLAN) or {"driver": "", "groups": {}}
         found.attrs = index["attributes"] | {
-            "driver": str(plan.get("driver", "")),
-            "compile_seconds": float(sum(group["compile_seconds"] for group in plan.get("groups", {}).values())),
-            "seconds_total": float(np.nansum(found["seconds"].values)),
-            "memory": json.dumps({name: group["bytes"] for name, group in plan.get("groups", {}).items()}),
+            "driver": plan["driver"],
+            "compile_seconds": float(sum(group["compile_seconds"] for group in plan["groups"].values())),
+            "seconds_total": float(sum(self.trained.values())),
+            "memory": json.dumps({name: group["bytes"] for name, group in plan["groups"].items()}),
         }
         return found
 

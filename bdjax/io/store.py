@@ -4,20 +4,22 @@ DIR/study.json      what was asked for, and where each cell's results are
 DIR/plan.json       driver, convolution form and cells at a time, decided once
 DIR/models/         one file a model, named by the hash of all that it depends on
 DIR/results/        immutable shards
+DIR/assets/         what an attack prepares once
+DIR/samples/        pictures of each attack
 DIR/checkpoints/    of stages that are running
 DIR/claims/         who works on what; a claim whose writer is dead or silent is void
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +49,38 @@ class Store:
 
     def __enter__(self) -> "Store":
         try:
-            for name in ("models", "results", "checkpoints", "claims"):
+            for name in ("models", "results", "checkpoints", "claims", "assets", "samples"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            self._sign(self.writer).write_text(f"{os.getpid()} {socket.gethostname()}")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
-        self._sign().write_text(f"{os.getpid()} {socket.gethostname()}")
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
         self._stop.set()
         with self._locked():
+            self._sign(self.writer).unlink(missing_ok=True)
             for claim in (self.folder / "claims").glob("*.claim"):
-                if claim.read_text() == self.writer:
+                if not self._alive(claim.read_text()):
                     claim.unlink()
-        self._sign().unlink(missing_ok=True)
 
-    def _sign(self, writer: str | None = None) -> Path:
-        return self.folder / "claims" / f"{writer or self.writer}.writer"
+    def _sign(self, writer: str) -> Path:
+        return self.folder / "claims" / f"{writer}.writer"
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             with contextlib.suppress(OSError):
-                self._sign().touch()
+                self._sign(self.writer).touch()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(self.folder / "claims" / "lock", "w") as handle:
+        path = self.folder / "claims" / "lock"
+        with open(path, "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            os.utime(path)
             yield
 
     def _alive(self, writer: str) -> bool:
@@ -83,7 +89,8 @@ class Store:
             process, host = sign.read_text().split(maxsplit=1)
             if host == socket.gethostname():
                 os.kill(int(process), 0)
-            return time.time() - sign.stat().st_mtime < SILENCE
+            # Both times are of the file system's clock: those of hosts may differ.
+            return (self.folder / "claims" / "lock").stat().st_mtime - sign.stat().st_mtime < SILENCE
         except PermissionError:  # the process is there and somebody else's
             return True
         except (OSError, ValueError):
@@ -103,13 +110,20 @@ class Store:
         return taken
 
     def release(self, names: list[str]) -> None:
-        """Give claims back."""
-        for name in names:
-            (self.folder / "claims" / f"{name}.claim").unlink(missing_ok=True)
+        """Give claims back, but for those that another writer took over."""
+        with self._locked():
+            for name in names:
+                path = self.folder / "claims" / f"{name}.claim"
+                if path.exists() and path.read_text() == self.writer:
+                    path.unlink()
 
     def model_path(self, name: str) -> Path:
         """Where the model of that address is or will be."""
         return self.folder / "models" / f"{name}.safetensors"
+
+    def assets_path(self, name: str) -> Path:
+        """Where an attack's assets of that address are or will be."""
+        return self.folder / "assets" / f"{name}.safetensors"
 
     def has_model(self, name: str) -> bool:
         """Whether the model is there; files appear whole or not at all."""
@@ -127,24 +141,32 @@ class Store:
         """
         return load_trained(self.model_path(name))[0]
 
-    def update_json(self, name: str, change) -> Any:
-        """Replace DIR/`name` by change(its content, None where there is none), one writer at a time."""
+    def update_json(self, name: str, names: tuple[str, ...], change: Callable[[dict | None], dict]) -> dict:
+        """Replace DIR/`name` by change(its content, None where there is none), one writer at a time.
+
+        Raises:
+            InvalidInput: what is there is damaged or lacks one of `names`.
+        """
         with self._locked():
-            value = change(read_json(self.folder / name))
-            text = json.dumps(value, indent=1)
-            write_atomically(self.folder / name, lambda path: path.write_text(text))
-        return value
+            held = read_json(self.folder / name, names)
+            text = json.dumps(change(held), indent=1)
+            if text != json.dumps(held, indent=1):
+                write_atomically(self.folder / name, lambda path: path.write_text(text))
+        return json.loads(text)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none.
+def read_json(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """The content of a JSON file with one object, None where there is none.
 
     Raises:
-        InvalidInput: it is not JSON.
+        InvalidInput: it is something else, or lacks one of `names`.
     """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise InvalidInput(f"{path}: not JSON ({error}); remove it and run the study again") from None
+    if not isinstance(found, dict) or not set(names) <= set(found):
+        raise InvalidInput(f"{path}: damaged or another program's file; remove it and run the study again")
+    return found

@@ -4,6 +4,6 @@ from bdjax.report.export import export
 from bdjax.report.figures import ratio_figure
 from bdjax.report.page import write
 from bdjax.report.tables import paired, table
-from bdjax.report.text import summary, text_table
+from bdjax.report.text import differences, summary, text_table
 
-__all__ = ["export", "paired", "ratio_figure", "summary", "table", "text_table", "write"]
+__all__ = ["differences", "export", "paired", "ratio_figure", "summary", "table", "text_table", "write"]

@@ -1,0 +1,44 @@
+"""What commands and experiments share: running a study, showing what it found, keeping compiled programs."""
+
+import os
+from pathlib import Path
+
+
+def conduct(study, out: Path) -> None:
+    """Run a study with its progress shown, then print its table and write its page and exports."""
+    from bdjax import engine, progress
+
+    keep_compiled()
+    engine.run(study, out, progress.automatic())
+    present(out)
+
+
+def present(folder: Path) -> None:
+    """Print the table of a study and write its page and exports."""
+    from bdjax import report, samples
+    from bdjax.cards import Card
+    from bdjax.io import results
+    from bdjax.io.store import read_json
+
+    found = results.load(folder)
+    cards = [Card.from_dict(card) for card in read_json(folder / "study.json")["cards"]]
+    path = report.write(folder, found, results.load_curves(folder), samples.load(folder), cards)
+    report.export(found, folder)
+    print(report.summary(found))
+    if compared := report.differences(found):
+        print(compared)
+    print(f"The page: {path}")
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's own cache: they are code, so nobody else may write there."""
+    import jax
+
+    from bdjax.io.cache import home
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    path = home() / "compiled"
+    path.mkdir(mode=0o700, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

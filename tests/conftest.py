@@ -1,0 +1,14 @@
+"""Two CPU devices, and caches of this test run's own: nothing of the user's is touched."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+CACHE = tempfile.mkdtemp(prefix="bdjax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = CACHE
+# Most of these tests' time is compiling, and many compile the same.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(CACHE, "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"

@@ -1,0 +1,402 @@
+"""The command: what it refuses and how, what it prints, and how it ends."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+import bdjax
+from bdjax import cli, sweep
+from bdjax.attacks import ATTACKS
+from bdjax.cli import quickstart
+from bdjax.cli.run import seeds
+from bdjax.errors import InvalidInput
+
+COMMAND = [sys.executable, "-c", "import sys; from bdjax.cli import main; sys.exit(main())"]
+KINDS = ("attacks", "selections", "defenses", "audits", "detectors", "analyses", "models", "datasets")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture
+def refused(folder, tmp_path, monkeypatch, capsys):
+    """Runs the command, asserts that it refuses in one line before anything is trained, and gives the line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, trained="out/models"):
+        assert cli.main(list(arguments)) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("bdjax: ") and err.count("\n") == 1 and err.endswith("\n"), err
+        assert not list((tmp_path / trained).glob("*")) if (tmp_path / trained).exists() else True
+        return err
+
+    return run
+
+
+BAD = {
+    "model nope": "no model 'nope'; choose from",
+    "attacks nope": "no attack 'nope'; choose from",
+    "attacks badnets:foo=1": "badnets has no setting 'foo'; it has size",
+    "attacks badnets:size": "write name:setting=value",
+    "attacks badnets:size=x": "badnets:size=x: give a whole number at least 1",
+    "attacks badnets:size=3,size=4": "size is given twice",
+    "attacks badnets:size=17": "size 17 exceeds 16x16 pixels; choose at most 16",
+    "attacks badnets:target=3": "target 3 of 3 classes; choose 0 to 2",
+    "attacks badnets:target=-1": "target=-1: give a whole number at least 0",
+    "attacks badnets:preset=foo": "no preset 'foo'; choose from paper, benchmark",
+    "attacks badnets badnets": "attacks: badnets is given twice",
+    "attacks blended:alpha=inf": "blended:alpha=inf: give a number",
+    "attacks set:": "'set:' names no file",
+    "attacks set:missing.npz": "'missing.npz': no such file",
+    "attacks": "no attacks; give at least one",
+    "ratios": "no ratios; give at least one",
+    "ratios -0.1": "ratio -0.1; give a fraction",
+    "ratios 1.5": "ratio 1.5; give a fraction",
+    "ratios nan": "ratio nan; give a fraction",
+    "ratios abc": "ratio 'abc'; give fractions",
+    "ratios 0.0001": "the smallest ratio is",
+    "ratios sig=0.1": "the study has no attack 'sig'",
+    "attacks sig --ratios sig=0.5": "sig at ratio 0.5 poisons 90 rows; 60 can be; the largest ratio is 0.3333",
+    "seeds": "no seeds; give at least one",
+    "seeds -1": "seed -1; give whole numbers from 0",
+    "seeds 0:0": "0 seeds; give the first and the one after the last",
+    "seeds x": "seeds 'x'; give numbers, or a range",
+    "seeds 1.5": "seeds '1.5'; give numbers",
+    "seeds 99999999999": "give whole numbers from 0 to 2147483647",
+    "seeds 0:99999999999": "99999999999 seeds",
+    "seeds 0:4 3": "seeds: 3 is given twice",
+    "defenses": "no defenses; give at least one",
+    "defenses nope": "no defense 'nope'; choose from",
+    "defenses ft ft": "defenses: ft is given twice",
+    "defenses ft:epochs=1000000000000": "give a whole number at least 1, at most 2147483647",
+    "audits nope": "no audit 'nope'",
+    "audits retuning:rows=4": "leaves no clean row of 4; give fewer",
+    "selection nope": "no selection 'nope'",
+    "model small_cnn:width=0": "small_cnn:width=0: give a whole number at least 1",
+    "model small_cnn:width=1000000": "its weights alone need",
+    "recipe batch=0": "batch=0: give a whole number at least 1",
+    "recipe epochs=-1": "epochs=-1: give a whole number at least 1",
+    "recipe learning_rate=nan": "learning_rate=nan: give a number at least 0",
+    "clean nonsense": "clean 'nonsense'; choose any or reserved",
+    "clean-ratio 0": "clean_ratio 0.0; give a fraction",
+    "clean-ratio 0.999 --valid-ratio 0.1": "take 65 rows a class; the smallest class has 60; lower them",
+    "driver nonsense": "driver 'nonsense'; choose from auto",
+    "memory nonsense": "memory 'nonsense'; give a size",
+    "memory -1GB": "memory '-1GB'; give a size",
+    "flip --no-flip": "both --flip and --no-flip",
+    "seeds 0 --seeds 1": "--seeds is given twice; give it once",
+    "plugin no_such_module": "ModuleNotFoundError: No module named 'no_such_module'; give a module",
+}
+
+
+@pytest.mark.parametrize("options", BAD)
+def test_bad_option_is_refused_in_one_line(refused, folder, options):
+    assert BAD[options] in refused("run", "--dataset", tiny.dataset(folder), "--out", "out", *f"--{options}".split())
+
+
+@pytest.mark.parametrize("name", ["nope", "a name", "two\nlines", "", "../nope", "digits:foo=1", "\x1b[31mred"])
+def test_bad_dataset_is_refused_in_one_line(refused, name):
+    assert refused("run", "--dataset", name).isprintable() is False  # the newline at its end alone
+    assert "\x1b" not in refused("run", "--dataset", name)
+
+
+def test_dataset_of_one_class_is_refused(refused, tmp_path):
+    arrays = {name: value[:4] if "image" in name else value[:4] * 0 for name, value in tiny.arrays().items()}
+    np.savez(tmp_path / "one.npz", **arrays)
+    assert "1 class; a classifier needs at least 2" in refused("run", "--dataset", "one.npz")
+
+
+def test_images_smaller_than_the_network_are_refused(refused, tmp_path):
+    arrays = {name: value[:, :2, :2] if "image" in name else value for name, value in tiny.arrays().items()}
+    np.savez(tmp_path / "small.npz", **arrays)
+    assert "small_cnn on 2x2 images; it needs 4 pixels" in refused("run", "--dataset", "small.npz")
+
+
+BAD_TOML = {
+    "seeds = [1,": "mend it there",
+    "colour = 'red'": "no field 'colour'; a study has dataset, model",
+    "[recipe]\nepochs = 1": "recipe is a table",
+    "memory = 5": "memory: 5; give text",
+    "dataset = 5": "dataset: 5; give text",
+    "model = ['small_cnn']": "model: ['small_cnn']; give text",
+    "attacks = [1, 2]": "attacks: 1; give text",
+    "attacks = true": "attacks: True; give text",
+    "attacks = 2020-01-01": "attacks: datetime.date(2020, 1, 1); give text",
+    "plugins = [3]": "plugins: 3; give text",
+    "seeds = [1.5]": "seeds 1.5; give numbers",
+    "seeds = 1.5": "seeds 1.5; give numbers",
+    "seeds = ['0:x']": "seeds '0:x'; give numbers",
+    "ratios = [[0.1]]": "ratios: [0.1]; give fractions",
+    "ratios = [true]": "ratios: True; give fractions",
+    "clean_ratio = 'x'": "clean_ratio: 'x'; give a fraction",
+    "flip = 'yes'": "flip: 'yes'; give true or false",
+    "\udcff\udcfe": "no text; give a TOML file",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TOML, ids=lambda text: ascii(text).strip("'\""))
+def test_bad_toml_is_refused_in_one_line(refused, tmp_path, text):
+    (tmp_path / "study.toml").write_bytes(text.encode(errors="surrogateescape"))
+    assert BAD_TOML[text] in refused("run", "study.toml")
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "."])
+def test_toml_that_cannot_be_read_is_refused(refused, path):
+    assert f"{path}: " in refused("run", path)
+
+
+BAD_PLUGINS = {
+    "raise RuntimeError('two\\nlines')": "plugin 'plug': RuntimeError: two lines; give a module",
+    "def (": "plugin 'plug': SyntaxError",
+    "raise SystemExit(3)": "plugin 'plug': SystemExit: 3",
+}
+
+
+@pytest.mark.parametrize("text", BAD_PLUGINS)
+@pytest.mark.parametrize("command", ["run", "list attacks"])
+def test_bad_plugin_is_refused_in_one_line(refused, tmp_path, monkeypatch, command, text):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "plug.py").write_text(text)
+    assert BAD_PLUGINS[text] in refused(*command.split(), "--plugin", "plug")
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "long" * 100, "/proc/nope"])
+def test_out_that_is_no_folder_is_refused(refused, folder, tmp_path, out):
+    (tmp_path / "file").touch()
+    assert "give a folder that can be written" in refused("run", "--dataset", tiny.dataset(folder), "--out", out)
+
+
+def test_study_too_large_for_memory_is_refused(refused, folder):
+    asked = ("--dataset", tiny.dataset(folder), "--out", "out", "--driver", "map", "--memory", "1MB", "--seeds", "0")
+    assert "more than the memory allowed; give more --memory" in refused("run", *asked, "--model", "small_cnn:width=2")
+
+
+@pytest.mark.parametrize("path", [".", "missing", "file"])
+def test_report_of_what_is_no_study_is_refused(refused, tmp_path, path):
+    (tmp_path / "file").touch()
+    assert "study.json" in refused("report", path)
+
+
+@pytest.mark.parametrize(
+    "options", ["--drivers nope", "--cells 0", "--cells", "--steps 0", "--rounds -1", "--model nope"]
+)
+def test_bad_bench_is_refused(refused, options):
+    refused("bench", *options.split())
+
+
+def test_nothing_asked_for_is_answered_with_an_example(refused):
+    assert "bdjax run --attacks badnets" in refused("run")
+
+
+@pytest.mark.parametrize("arguments", ["nonsense", "run --nonsense", "list", "list nonsense", "report", "doctor extra"])
+def test_what_cannot_be_parsed_keeps_its_box(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments.split())
+    assert ended.value.code == 2
+    assert "For full helptext, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["", "--help"])
+def test_help_names_all_commands(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments.split())
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("quickstart", "run", "report", "list", "doctor", "bench"))
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys\nfrom bdjax.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\n"
+    code += "print('loaded', sorted({'jax', 'numpy', 'xarray', 'rich'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "loaded []"
+
+
+def test_seeds():
+    assert seeds(["0:3", "7", 9]) == (0, 1, 2, 7, 9)
+    assert seeds("4:6") == seeds(["4", "5"]) == (4, 5)
+    assert seeds(":2") == (0, 1)
+    assert seeds(3) == (3,)
+    for bad in ("", ":", "4:2", "3:3", True, "1e3"):
+        with pytest.raises(InvalidInput, match="seeds"):
+            seeds([bad])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The studies and folders that the command would run."""
+    found = []
+    monkeypatch.setattr("bdjax.cli.conduct.conduct", lambda study, out: found.append((study, str(out))))
+    return found
+
+
+def test_options_win_over_toml(asked, tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        'dataset = "cifar10"\nseeds = ["0:2", 5]\nratios = [0.1, "sig=0.05"]\naudits = ["retuning"]\nflip = true\n'
+    )
+    options = "--dataset digits --ratios 0.2 --audits --no-flip --clean-ratio 0.1 --plugin first second --out there"
+    assert cli.main(["run", str(path)]) == cli.main(["run", str(path), *options.split()]) == 0
+    (plain, here), (merged, there) = asked
+    assert (plain.dataset, plain.seeds, plain.ratios) == ("cifar10", (0, 1, 5), (0.1, "sig=0.05"))
+    assert (plain.audits, plain.flip, plain.plugins, here) == (("retuning",), True, (), "runs/study")
+    assert (merged.dataset, merged.seeds, merged.ratios) == ("digits", (0, 1, 5), ("0.2",))
+    assert (merged.audits, merged.flip, merged.clean_ratio) == ((), False, 0.1)
+    assert (merged.plugins, there) == (("first", "second"), "there")
+
+
+def test_every_field_of_a_study_has_an_option():
+    fields = {field.name for field in dataclasses.fields(bdjax.Study)} - {"plugins"}
+    options = {field.name for field in dataclasses.fields(cli.run.Run)} - {"plugin", "study", "no_flip", "out"}
+    assert fields == options
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_shows_every_card(capsys, kind):
+    methods = getattr(bdjax, kind.upper())
+    assert cli.main(["list", kind, "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert list(cards) == list(methods)
+    for name, method in methods.items():
+        assert cards[name] == json.loads(json.dumps(dataclasses.asdict(method.card)))
+    assert cli.main(["list", kind]) == 0
+    text = capsys.readouterr().out
+    for name, method in methods.items():
+        assert f"{name}  {method.card.title}" in text
+        assert all(f"    {setting}=" in text for setting in method.card.settings)
+
+
+def test_plugin_in_the_working_folder_registers(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(ATTACKS, "same_again", ATTACKS["badnets"])  # so that it is removed after the test
+    del ATTACKS["same_again"]
+    (tmp_path / "my_attacks.py").write_text("from bdjax import ATTACKS\nATTACKS['same_again'] = ATTACKS['badnets']\n")
+    assert cli.main(["list", "attacks", "--plugin", "my_attacks"]) == 0
+    assert "same_again  BadNets" in capsys.readouterr().out
+
+
+def test_doctor_tells_of_the_machine(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for words in ("jax 0.", "numpy 2.", "devices: 2", "a study may take", "digits, built in", "drivers"):
+        assert words in out
+
+
+def test_bench_writes_figures(capsys, folder, tmp_path):
+    path = tmp_path / "deep" / "bench.json"
+    options = "--model small_cnn:width=2 --cells 1 2 --steps 1 --rounds 1 --drivers map --recipe batch=16"
+    assert cli.main(["bench", "--dataset", tiny.dataset(folder), "--out", str(path), *options.split()]) == 0
+    found = json.loads(path.read_text())
+    assert [(row["driver"], row["cells"]) for row in found["rows"]] == [("map", 1), ("map", 2)]
+    assert all(row["median"] > 0 and row["all"] == [row["median"]] for row in found["rows"])
+    assert (found["batch"], found["model"], found["rounds"]) == (16, "small_cnn:width=2", 1)
+    assert "ms a step a cell" in capsys.readouterr().out
+
+
+def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, folder, tmp_path, monkeypatch):
+    small = {"dataset": tiny.dataset(folder), "model": "small_cnn:width=2", "recipe": "epochs=1", "seeds": range(2)}
+    small |= {"defenses": ("none", "ft:epochs=1", "ft:epochs=1,learning_rate=0")}
+    small |= {"attacks": ("badnets",), "ratios": (0.0, 0.1)}
+    whole = quickstart.study
+    monkeypatch.setattr(quickstart, "study", lambda memory: dataclasses.replace(whole(memory), **small))
+    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "2GB"]) == 0
+    first = capsys.readouterr().out
+    assert "badnets" in first and "ft:epochs=1" in first and "paired by seed" in first
+    assert first.splitlines()[-1] == f"The page: {tmp_path / 'report.html'}"
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
+
+    def compile(*arguments):
+        raise AssertionError("something was compiled again")
+
+    monkeypatch.setattr(sweep.Program, "compile", compile)
+    begun = time.perf_counter()
+    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "2GB"]) == 0
+    assert capsys.readouterr().out == first
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == first
+    assert time.perf_counter() - begun < 20
+
+
+def test_quickstart_is_the_study_of_its_help():
+    study = quickstart.study()
+    assert (len(study.attacks), len(study.ratios), len(study.seeds), len(study.defenses)) == (2, 3, 4, 3)
+    assert (study.dataset, study.driver, study.memory) == ("digits", "map", "1GB")
+
+
+ENDS = [
+    (OSError(errno.ENOSPC, "No space left on device", "models/x"), 1, "the disk is full (models/x); make room"),
+    (PermissionError(errno.EACCES, "Permission denied", "out"), 2, "out: Permission denied; give a path"),
+    (KeyboardInterrupt(), 130, "stopped by SIGINT"),
+    (MemoryError(), 2, "out of memory"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 8 GB"), 2, "out of memory"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "words"), ENDS)
+def test_how_errors_end(capsys, monkeypatch, error, status, words):
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (_ for _ in ()).throw(error))
+    assert cli.main(["doctor"]) == status
+    assert capsys.readouterr().err.startswith(f"bdjax: {words}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone", "x"), KeyError("x")])
+def test_a_bug_is_not_hidden(monkeypatch, error):
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_a_study_ends_the_command(capsys, monkeypatch, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (os.kill(os.getpid(), number), time.sleep(5)))
+    assert cli.main(["doctor"]) == 128 + number
+    assert capsys.readouterr().err.startswith(f"bdjax: stopped by {number.name}")
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_study_ends_it_with_its_number(folder, tmp_path, number):
+    options = "--model small_cnn:width=2 --ratios 0 --seeds 0 --recipe epochs=1000000 --driver map"
+    arguments = ["run", "--dataset", tiny.dataset(folder), "--out", str(tmp_path), *options.split()]
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and '"capacity"' not in _text(tmp_path / "plan.json"):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert err == f"bdjax: stopped by {number.name}; the same command again goes on from here\n"
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
+def _text(path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_bad_input_ends_the_process_with_status_2(tmp_path):
+    found = subprocess.run([*COMMAND, "run", "--dataset", "nope"], cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert found.stderr.startswith("bdjax: no dataset 'nope'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    with subprocess.Popen([*COMMAND, "list", "attacks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

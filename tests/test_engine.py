@@ -1,0 +1,394 @@
+"""A study from end to end: what it gives, what it does not do twice, what it refuses and what it survives."""
+
+import json
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import xarray as xr
+
+import bdjax
+from bdjax import cards, chunks, memory
+from bdjax.defenses import DEFENSES
+from bdjax.errors import InvalidInput
+from bdjax.io.checkpoints import Checkpoint
+from bdjax.types import Procedure, Trained
+
+FT, AUDIT = "ft:epochs=2,batch=8,learning_rate=1", "retuning:epochs=1,poisoned=2"
+USUAL = {"defenses": ("none", FT), "audits": (AUDIT,)}
+RESULTS = ("acc", "asr", "ra", "der", "overlap", "status", "retuning_acc", "retuning_asr", "retuning_ra")
+
+
+def same(one: xr.Dataset, two: xr.Dataset, names=RESULTS, **where) -> None:
+    """The same bits under all names that hold results and not times."""
+    for name in names:
+        np.testing.assert_array_equal(one[name].sel(**where), two[name].sel(**where), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def kept(data):
+    """A study's folder and its results."""
+    recorder = tiny.Recorder()
+    results = bdjax.run(tiny.study(data, **USUAL), data / "kept", recorder)
+    assert recorder.models == 8
+    return data / "kept", results
+
+
+@pytest.fixture
+def folder(kept, tmp_path):
+    """A copy of that folder, to be harmed."""
+    return Path(shutil.copytree(kept[0], tmp_path / "study"))
+
+
+def test_results_are_as_documented(kept, data):
+    folder, found = kept
+    assert dict(found.sizes) == {"attack": 1, "ratio": 2, "seed": 2, "defense": 2}
+    assert found["acc"].dims == ("attack", "ratio", "seed", "defense")
+    assert found["attack"].values.tolist() == [tiny.ATTACK]
+    assert found["defense"].values.tolist() == ["none", FT]
+    assert (found["ratio"].dtype, found["seed"].dtype, found["status"].dtype) == (np.float64, np.int64, np.int8)
+    for name in ("acc", "asr", "ra", "der", "overlap", "seconds", "retuning_acc"):
+        assert found[name].dtype == np.float64 and np.isfinite(found[name]).all()
+        assert name == "seconds" or ((found[name] >= 0) & (found[name] <= 1)).all()
+    assert (found["status"] == 0).all() and not found["oracle"].any() and (found["version"] == 1).all()
+    assert (found["acc"] == 1).all()  # bands are easy, and the patch is learned where it is shown
+    assert (found["asr"].sel(ratio=0.1, defense="none") > 0.9).all() and (found["asr"].sel(ratio=0.0) < 0.1).all()
+    assert (found["der"].sel(defense="none") == 0.5).all() and (found["overlap"].sel(ratio=0.0) == 0).all()
+    assert found.attrs["driver"] == "map" and found.attrs["model"] == "linear"
+    assert json.loads(found.attrs["config"])["seeds"] == [0, 1]
+    assert "jax" in json.loads(found.attrs["versions"]) and len(found.attrs["dataset_digest"]) == 64
+    assert found.attrs["compile_seconds"] > 0 and found.attrs["seconds_total"] == pytest.approx(
+        float(found["seconds"].sum())
+    )
+    xr.testing.assert_identical(found, bdjax.load(folder))
+    curves = bdjax.load_curves(folder)
+    assert curves["loss"].dims == (*found["acc"].dims, "epoch") and curves.sizes["epoch"] == 3
+    assert np.isfinite(curves["loss"].sel(defense="none")).all()
+    assert np.isnan(curves["loss"].sel(defense=FT).isel(epoch=2)).all()
+    assert (curves["loss"].isel(epoch=-1) < curves["loss"].isel(epoch=0)).sel(defense="none").all()
+    found.to_netcdf(data / "all.nc", engine="h5netcdf")
+
+
+def test_without_a_folder_and_outside_the_main_thread(kept, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = []
+    worker = threading.Thread(target=lambda: found.append(bdjax.run(tiny.study(data, **USUAL))))
+    worker.start(), worker.join()
+    same(found[0], kept[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_run_does_nothing(kept, folder, data):
+    before, recorder = tiny.files(folder, "."), tiny.Recorder()
+    again = bdjax.run(tiny.study(data, **USUAL), folder, recorder)
+    assert not recorder.models and not recorder.compiled_labels
+    assert {name: held for name, held in tiny.files(folder, ".").items() if "claims" not in name} == {
+        name: held for name, held in before.items() if "claims" not in name
+    }
+    xr.testing.assert_identical(again, kept[1])
+
+
+def test_what_is_added_later_is_all_that_is_trained(kept, folder, data):
+    before, recorder = tiny.files(folder, "models", "results"), tiny.Recorder()
+    more = {"seeds": (0, 1, 5), "audits": (), "defenses": ("none", FT, "ft:epochs=2,batch=8,learning_rate=0.5")}
+    found = bdjax.run(tiny.study(data, **USUAL | more), folder, recorder)
+    assert recorder.models == 4 + 2 * 2 + 2
+    after = tiny.files(folder, "models", "results")
+    assert before.items() <= after.items()
+    same(found, kept[1], seed=[0, 1], defense=["none", FT])
+    same(found, bdjax.run(tiny.study(data, **USUAL | more)), ("acc", "asr", "ra", "der", "overlap", "status"))
+
+
+def test_cells_of_other_studies_stay_and_holes_are_marked(kept, folder, data):
+    found = bdjax.run(tiny.study(data, seeds=(7,), ratios=(0.1,)), folder)
+    assert found.sizes["seed"] == 3 and found.sizes["defense"] == 2
+    same(found, kept[1], seed=[0, 1])
+    hole = found.sel(seed=7, ratio=0.0)
+    assert (hole["status"] == -1).all() and all(np.isnan(hole[name]).all() for name in RESULTS if name != "status")
+    assert found["status"].sel(seed=7, ratio=0.1).values.ravel().tolist() == [0, -1]
+    assert np.isnan(found["retuning_acc"].sel(seed=7)).all()  # this audit was not asked for there
+
+
+def test_an_audit_with_other_settings_is_another_variable(kept, folder, data):
+    found = bdjax.run(tiny.study(data, audits=("retuning:epochs=2,poisoned=2",), defenses=("none",)), folder)
+    named = {name for name in found.data_vars if name.startswith("retuning")}
+    assert named == {f"retuning:epochs={n},poisoned=2_{name}" for n in (1, 2) for name in ("acc", "asr", "ra")}
+    np.testing.assert_array_equal(found[f"{AUDIT}_asr"], kept[1]["retuning_asr"])
+
+
+@pytest.mark.parametrize("other", ["dataset", "model", "flip"])
+def test_another_study_is_refused_in_the_same_folder(folder, data, other):
+    change = {"dataset": tiny.dataset(data, 1), "model": "small_cnn:width=2", "flip": True}[other]
+    before = tiny.files(folder, ".")
+    with pytest.raises(InvalidInput, match=f"holds a study of {other}.* give another --out"):
+        bdjax.run(tiny.study(data, **{other: change}), folder)
+    assert tiny.files(folder, "models", "results", ".").keys() - before.keys() == set()
+
+
+def test_drivers_agree(kept, data):
+    for driver in ("vmap", "shard"):
+        found = bdjax.run(tiny.study(data, defenses=("none", FT), driver=driver), data / driver)
+        assert found.attrs["driver"] == driver
+        for name in found.data_vars.keys() & set(RESULTS):
+            np.testing.assert_allclose(found[name], kept[1][name], atol=0.02, err_msg=f"{driver} {name}")
+        there, here = bdjax.load_curves(data / driver), bdjax.load_curves(kept[0])
+        np.testing.assert_allclose(there["loss"], here["loss"], rtol=1e-4)
+
+
+def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: 1)
+    measured = []
+    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, how: measured.append(how) or len(measured))
+    for out in ("one", "two", "one"):
+        found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
+        assert found.attrs["driver"] == "map"
+    assert measured == ["map", "vmap"]
+    for driver in ("auto", "map"):
+        bdjax.run(tiny.study(data, **USUAL, driver=driver), folder)
+    with pytest.raises(InvalidInput, match=r"driver vmap; .*plan\.json says map"):
+        bdjax.run(tiny.study(data, **USUAL, driver="vmap"), folder)
+
+
+def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data):
+    path = folder / "plan.json"
+    held = json.loads(path.read_text())
+    (victims,) = [key for key, group in held["groups"].items() if group["label"] == "victims clean"]
+    held["groups"][victims]["capacity"] = 1
+    path.write_text(json.dumps(held))
+    shutil.rmtree(folder / "models"), shutil.rmtree(folder / "results")
+    bdjax.run(tiny.study(data), folder)
+    assert len(list((folder / "results").glob("run-*"))) == 2 + 1  # clean victims one by one, poisoned ones together
+    bdjax.run(tiny.study(data, seeds=range(5)), folder)
+    assert (plan(folder)[victims]["asked"], plan(folder)[victims]["capacity"]) == (5, 5)
+
+
+def test_one_compile_serves_a_group(data):
+    recorder = tiny.Recorder()
+    study = tiny.study(
+        data,
+        attacks=("blended", "blended:alpha=0.4"),
+        ratios=(0.05, 0.1),
+        seeds=range(3),
+        defenses=("none", "ft:epochs=1", "ft:epochs=1,learning_rate=0.1"),
+        memory="20GB",
+    )
+    bdjax.run(study, progress=recorder)
+    counted = {label: recorder.compiled_labels.count(label) for label in recorder.compiled_labels}
+    assert counted == {"victims blended": 4, "ft:epochs=1": 4, "score blended": 2}
+
+
+def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
+    recorder = tiny.Recorder()
+    study = tiny.study(data, driver="vmap", ratios=(0.1,))
+    bdjax.run(study, data / "wide")
+    (victims,) = [key for key, group in plan(data / "wide").items() if group["label"].startswith("victims")]
+    needed = plan(data / "wide")[victims]["bytes"]
+    budgets = iter([needed - 1])
+    fake = SimpleNamespace(budget=lambda text: next(budgets, 10**12), release=memory.release)
+    monkeypatch.setattr("bdjax.programs.memory", fake)
+    found = bdjax.run(study, data / "narrow", recorder)
+    entry = plan(data / "narrow")[victims]
+    assert (entry["asked"], entry["capacity"]) == (2, 1) and needed / 4 < entry["bytes"] < needed
+    assert recorder.compiled_labels.count(entry["label"]) == 2 * 4  # once for two cells, once for the one that fits
+    assert len(list((data / "narrow").glob("results/run-*"))) == 2
+    np.testing.assert_allclose(
+        found["asr"].sel(defense="none"), kept[1]["asr"].sel(ratio=[0.1], defense=["none"])[..., 0], atol=0.02
+    )
+
+
+def plan(folder: Path) -> dict:
+    return json.loads((folder / "plan.json").read_text())["groups"]
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def first(folder: Path, pattern: str) -> Path:
+    return sorted(folder.glob(pattern))[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["study.json", "plan.json", "results/run-*.nc", "results/score-*.nc", "results/audit-*.nc"]
+)
+@pytest.mark.parametrize("how", ["truncated", "emptied", "replaced"])
+def test_damaged_files_are_named(folder, data, name, how):
+    path = first(folder, name)
+    text = path.read_bytes()
+    path.write_bytes({"truncated": text[: len(text) // 2], "emptied": b"", "replaced": b"[1, 2]"}[how])
+    with pytest.raises(InvalidInput, match=path.name):
+        bdjax.load(folder)
+    with pytest.raises(InvalidInput, match=path.name):
+        bdjax.run(tiny.study(data, **USUAL), folder)
+
+
+def test_a_truncated_model_is_named_when_it_is_needed(folder, data):
+    victims = {
+        cell["model"] for cell in json.loads((folder / "study.json").read_text())["cells"] if cell["defense"] == "none"
+    }
+    for name in victims:
+        damage(folder / "models" / f"{name}.safetensors")
+    bdjax.run(tiny.study(data, **USUAL), folder)
+    with pytest.raises(InvalidInput, match=r"models/\w+\.safetensors"):
+        bdjax.run(tiny.study(data, defenses=("ft:epochs=1",)), folder)
+
+
+@pytest.mark.parametrize("harmed", ["about.json", "slot"])
+def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch, harmed):
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
+
+    def stop(self):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(chunks._Run, "run", lambda self: original(self) and stop(self))
+    original = ORIGINAL_RUN
+    with pytest.raises(RuntimeError, match="killed"):
+        bdjax.run(tiny.study(data), tmp_path / "out")
+    monkeypatch.setattr(chunks._Run, "run", original)
+    kept = first(tmp_path, "out/checkpoints/*/about.json").parent
+    if harmed == "slot":
+        for path in kept.glob(f"{json.loads((kept / 'about.json').read_text())['slot']}/**/*"):
+            if path.is_file():
+                damage(path)
+    else:
+        damage(kept / harmed)
+    with pytest.raises(InvalidInput, match=kept.name):
+        bdjax.run(tiny.study(data), tmp_path / "out")
+    shutil.rmtree(kept)
+    bdjax.run(tiny.study(data), tmp_path / "out")
+
+
+ORIGINAL_RUN = chunks._Run.run
+
+
+def test_a_cell_that_diverges_is_marked_and_leaves_the_others_alone(data):
+    defenses = ("none", FT, "ft:epochs=2,batch=8,learning_rate=1e30")
+    for driver in ("map", "vmap"):
+        study = {"ratios": (0.1,), "driver": driver, "memory": "8GB"}
+        found = bdjax.run(tiny.study(data, **study, defenses=defenses, audits=(AUDIT,)), data / f"diverging-{driver}")
+        worse = found.sel(defense=defenses[2])
+        assert (worse["status"] == 1).all() and (found["status"].sel(defense=list(defenses[:2])) == 0).all()
+        for name in ("acc", "asr", "ra", "der", "retuning_acc", "retuning_asr"):
+            assert np.isnan(worse[name]).all() and np.isfinite(found[name].sel(defense=list(defenses[:2]))).all()
+        fine = bdjax.run(tiny.study(data, **study, defenses=("none", FT, "ft:epochs=2,batch=8,learning_rate=0.02")))
+        same(found, fine, ("acc", "asr", "ra"), defense=list(defenses[:2]))
+        models = json.loads((data / f"diverging-{driver}" / "study.json").read_text())["cells"]
+        assert len({cell["model"] for cell in models}) == 6
+
+
+def weights(folder: Path, defense: str) -> dict[tuple, dict]:
+    from bdjax.io.trees import load_trained
+
+    cells = json.loads((folder / "study.json").read_text())["cells"]
+    return {
+        (cell["ratio"], cell["seed"]): load_trained(folder / "models" / f"{cell['model']}.safetensors")[
+            0
+        ].weights.params
+        for cell in cells
+        if cell["defense"] == defense
+    }
+
+
+def test_ft_sam_of_radius_zero_is_ft(folder, data):
+    sam = FT.replace("ft:", "ft_sam:rho=0,")
+    found = bdjax.run(tiny.study(data, defenses=("none", FT, sam)), folder)
+    for name in ("acc", "asr", "ra"):
+        np.testing.assert_array_equal(found[name].sel(defense=FT), found[name].sel(defense=sam))
+    one, two, before = (weights(folder, defense) for defense in (FT, sam, "none"))
+    for place, held in one.items():
+        np.testing.assert_allclose(held["linear"]["kernel"], two[place]["linear"]["kernel"], atol=1e-6)
+        assert np.abs(held["linear"]["kernel"] - before[place]["linear"]["kernel"]).max() > 1e-4
+
+
+def clean_copy(net, shape, classes):
+    """A defense without a single step that hands on the clean model."""
+    return (
+        Procedure(
+            source=lambda given: given.clean,
+            epochs=0,
+            init=lambda key, given, previous: {},
+            order=lambda key, state, epoch, given: jnp.zeros((1, 2), jnp.int32),
+            step=lambda key, state, batch, given: (state, {"loss": jnp.zeros(())}),
+            finish=lambda key, state, given: Trained(given.clean_model),
+        ),
+    )
+
+
+def test_the_clean_model_is_the_victim_of_the_same_seed_without_poison(data, monkeypatch):
+    card = cards.Card("clean_copy", "Clean copy", "none", 2026, 1, "oracle", needs=("clean", "clean_model"))
+    monkeypatch.setitem(DEFENSES, "clean_copy", cards.Method(card, clean_copy))
+    found = bdjax.run(tiny.study(data, defenses=("none", "clean_copy"), ratios=(0.0, 0.1)), data / "oracle")
+    assert found["oracle"].values.tolist() == [False, True]
+    victims, copies = weights(data / "oracle", "none"), weights(data / "oracle", "clean_copy")
+    for (ratio, seed), held in copies.items():
+        np.testing.assert_array_equal(held["linear"]["kernel"], victims[0.0, seed]["linear"]["kernel"])
+        assert (ratio == 0) == np.array_equal(held["linear"]["kernel"], victims[ratio, seed]["linear"]["kernel"])
+
+
+def test_an_attacker_who_controls_training(data):
+    study = tiny.study(data, attacks=("wanet:epochs=1",), defenses=("none", FT), seeds=(0,), ratios=(0.1,))
+    found = bdjax.run(study)
+    assert (found["status"] == 0).all() and np.isfinite(found["asr"]).all()
+
+
+def test_too_little_memory_is_said_before_anything_is_trained(data, tmp_path):
+    with pytest.raises(InvalidInput, match=r"needs? \d+ MB.*give more --memory"):
+        bdjax.run(tiny.study(data, memory="20MB"), tmp_path / "out")
+    assert not tiny.files(tmp_path / "out", "models", "results")
+    assert len(bdjax.run(tiny.study(data), tmp_path / "out")["seed"]) == 2
+
+
+def test_a_study_is_told_apart_from_no_study(tmp_path):
+    with pytest.raises(InvalidInput, match=r"no study\.json"):
+        bdjax.load(tmp_path)
+
+
+def test_checkpoints_keep_types_and_shapes(tmp_path):
+    import jax
+
+    state = {
+        "keys": jax.random.split(jax.random.key(1), 3),
+        "nothing": {},
+        "pair": (jnp.zeros((3, 0)), [jnp.arange(3, dtype=jnp.int8)]),
+        "flag": jnp.asarray([True, False, True]),
+    }
+    checkpoint = Checkpoint(tmp_path / "one")
+    assert checkpoint.about() is None
+    for step in range(3):
+        checkpoint.save(state | {"step": jnp.full(3, step)}, {"jobs": ["a"], "step": step})
+        assert checkpoint.about()["step"] == step
+        found = checkpoint.restore(jax.eval_shape(lambda: state | {"step": jnp.zeros(3, int)}))
+        assert found["step"].tolist() == [step] * 3
+    assert jax.tree.structure(found) == jax.tree.structure(state | {"step": 0})
+    np.testing.assert_array_equal(jax.random.key_data(found["keys"]), jax.random.key_data(state["keys"]))
+    assert found["pair"][0].shape == (3, 0) and found["pair"][1][0].dtype == jnp.int8
+    assert found["flag"].tolist() == [True, False, True]
+
+
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "one")
+    for step in range(2):
+        checkpoint.save({"step": jnp.full(3, step)}, {"jobs": ["a"], "step": step})
+
+    def killed(*_):
+        raise SystemExit
+
+    for where in ("bdjax.io.checkpoints.write_atomically", "bdjax.io.checkpoints._checkpointer"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, killed)
+            with pytest.raises(SystemExit):
+                checkpoint.save({"step": jnp.full(3, 9)}, {"jobs": ["a"], "step": 9})
+        found = Checkpoint(tmp_path / "one")
+        assert found.about()["step"] == 1
+        assert found.restore({"step": jnp.zeros(3, int)})["step"].tolist() == [1, 1, 1]

@@ -1,0 +1,245 @@
+"""Killed, stopped, crowded or out of space, a study goes on and ends with the numbers of one that was left alone."""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import bdjax
+from bdjax.errors import InvalidInput
+from bdjax.io import results, store
+from bdjax.io.store import Store
+
+STUDY = {"recipe": "epochs=12,batch=32,learning_rate=0.05", "defenses": ["none", "ft:epochs=20,batch=8"]}
+STEPS = (2 * 2 * 12 * 5) + (4 * 20 * 5)
+"""Summed over cells: two groups of two victims, one of four defended models; 180 rows by 32 without the rest, 36 by 8."""
+
+
+class Steps(tiny.Recorder):
+    """Also counts steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def advanced(self, share: float, steps: int) -> None:
+        self.steps += steps
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    """The results of the study as nobody disturbs it, and its folder."""
+    steps = Steps()
+    found = bdjax.run(tiny.study(data, **STUDY), data / "alone", steps)
+    assert (steps.models, steps.steps) == (8, STEPS)
+    return found, data / "alone"
+
+
+def same(one, two) -> None:
+    """All results and all models to the bit."""
+    for name in ("acc", "asr", "ra", "der", "overlap", "status"):
+        np.testing.assert_array_equal(one[0][name], two[0][name], err_msg=name)
+    models = [{name: held[0] for name, held in tiny.files(folder, "models").items()} for _, folder in (one, two)]
+    assert models[0] == models[1]
+    curves = [bdjax.load_curves(folder) for _, folder in (one, two)]
+    np.testing.assert_array_equal(curves[0]["loss"], curves[1]["loss"])
+
+
+@contextlib.contextmanager
+def child(data: Path, out: Path, **options):
+    """A process that runs the study."""
+    asked = {"data": str(data), "out": str(out), "study": STUDY} | options
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(asked)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_for(process, wanted, seconds: float = 120.0) -> None:
+    """Until `wanted()` or the process ends, which it must not."""
+    until = time.monotonic() + seconds
+    while not wanted():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+
+
+def positions(out: Path) -> list[dict]:
+    found = []
+    for path in out.glob("checkpoints/*/about.json"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(json.loads(path.read_text())["position"])
+    return found
+
+
+def test_killed_in_the_middle_of_training(alone, data, tmp_path):
+    out = tmp_path / "out"
+
+    def deep():
+        return len(list(out.glob("results/run-*"))) == 1 and any(held["epoch"] >= 2 for held in positions(out))
+
+    with child(data, out, checkpoint=0.0) as process:
+        wait_for(process, deep)
+        os.kill(process.pid, signal.SIGKILL)
+    assert list(out.glob("claims/*.claim"))  # nobody gave them back
+    (position,) = positions(out)
+    before, steps = tiny.files(out, "models", "results"), Steps()
+    found = bdjax.run(tiny.study(data, **STUDY), out, steps)
+    assert before.items() <= tiny.files(out, "models", "results").items()
+    same((found, out), alone)
+    done = position["epoch"] * 5 + position["step"]
+    assert steps.models == 6 and steps.steps == STEPS - 2 * 12 * 5 - 2 * done
+    assert not list(out.glob("checkpoints/*")) and not list(out.glob("claims/*.claim"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(alone, data, tmp_path, number):
+    out = tmp_path / "out"
+    with child(data, out) as process:  # which makes no checkpoint of its own accord
+        assert [process.stdout.readline().strip() for _ in range(9)] == ["advanced"] * 9
+        assert not positions(out)
+        process.send_signal(number)
+        lines = process.stdout.read().split()
+        assert process.wait(60) == 128 + number
+    (position,) = positions(out)
+    done = position["epoch"] * 5 + position["step"]
+    assert done == 9 + lines.count("advanced") < 12 * 5
+    assert not list(out.glob("claims/*.claim")) and not list(out.glob("claims/*.writer"))
+    steps = Steps()
+    same((bdjax.run(tiny.study(data, **STUDY), out, steps), out), alone)
+    assert steps.steps == STEPS - 2 * done
+
+
+def test_two_writers_in_one_folder(alone, data, tmp_path):
+    out = tmp_path / "out"
+    with child(data, out, cells=1) as one, child(data, out, cells=1) as two:
+        outputs = [process.communicate(timeout=300)[0] for process in (one, two)]
+        assert (one.returncode, two.returncode) == (0, 0)
+    rows = Counter(name for path in results.shards(out, "run") for name in results.read_shard(path))
+    assert len(rows) == 8 and set(rows.values()) == {1}
+    assert sum(output.count("trained") for output in outputs) == 8
+    scores = Counter(name for path in results.shards(out, "score") for name in results.read_shard(path))
+    assert len(scores) == 8 and set(scores.values()) == {1}
+    same((bdjax.load(out), out), alone)
+    assert not list(out.glob("claims/*.claim")) and not list(out.glob("claims/*.writer"))
+
+
+def test_a_checkpoint_that_no_chunk_wants_any_more_is_removed(data, tmp_path):
+    out = tmp_path / "out"
+    with child(data, out, checkpoint=0.0) as process:
+        wait_for(process, lambda: positions(out))
+        os.kill(process.pid, signal.SIGKILL)
+    bdjax.run(tiny.study(data, **STUDY | {"seeds": (0, 1, 2), "defenses": ("none",)}), out)
+    assert not list(out.glob("checkpoints/*"))
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("process", "host", "age", "taken"),
+    [
+        ("self", "here", 0, False),
+        ("dead", "here", 0, True),
+        ("self", "here", 2 * store.SILENCE, True),
+        ("self", "elsewhere", 0, False),
+        ("dead", "elsewhere", 0, False),  # a number of a process there says nothing here
+        ("dead", "elsewhere", 2 * store.SILENCE, True),
+        ("nonsense", "here", 0, True),
+    ],
+)
+def test_claims_of_the_dead_and_the_silent_are_void(tmp_path, process, host, age, taken):
+    with Store(tmp_path) as mine, Store(tmp_path) as other:
+        assert other.claim(["a", "b"]) == ["a", "b"]
+        number = {"self": os.getpid(), "dead": dead_process(), "nonsense": ""}[process]
+        sign = tmp_path / "claims" / f"{other.writer}.writer"
+        sign.write_text(f"{number} {store.socket.gethostname() if host == 'here' else host}")
+        os.utime(sign, (time.time() - age,) * 2)
+        assert mine.claim(["a", "b", "c"]) == (["a", "b", "c"] if taken else ["c"])
+        other.release(["a", "b"])  # what was taken over is not given back
+        assert mine.claim(["a"]) == ["a"]
+        assert other.claim(["a"]) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said(data, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below", Path("/proc/none"), tmp_path / ("long" * 100)):
+        with pytest.raises(InvalidInput, match="give a folder that can be written"):
+            bdjax.run(tiny.study(data), out)
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monkeypatch):
+    """Every third write of a whole file finds no space; the study is started again until it is through."""
+    out, writes, failures = tmp_path / "out", [], 0
+    replace = os.replace
+
+    def full(source, target):
+        writes.append(target)
+        if len(writes) % 3 == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr("bdjax.io.files.os.replace", full)
+    for _ in range(40):
+        before = tiny.files(out, "models", "results")
+        try:
+            found = bdjax.run(tiny.study(data, **STUDY), out)
+            break
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            failures += 1
+        finally:
+            assert before.items() <= tiny.files(out, "models", "results").items()
+    assert failures >= 5
+    for name in ("acc", "asr", "ra", "der", "overlap", "status"):
+        np.testing.assert_array_equal(found[name], alone[0][name])
+    assert not [path for path in out.rglob(".*")]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB, where this user may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=300k") != 0:
+        pytest.skip(f"no file system can be mounted here: {os.strerror(ctypes.get_errno())}")
+    yield folder
+    libc.umount2(str(folder).encode(), 2)
+
+
+def test_a_disk_that_is_really_full(alone, data, small_disk, tmp_path):
+    out = small_disk / "out"
+    with pytest.raises(Exception, match="No space left"):
+        bdjax.run(tiny.study(data, **STUDY), out)
+    kept = tiny.files(out, "models", "results")
+    moved = Path(shutil.copytree(out, tmp_path / "larger"))
+    assert {name: held[0] for name, held in tiny.files(moved, "models", "results").items()} == {
+        name: held[0] for name, held in kept.items()
+    }
+    same((bdjax.run(tiny.study(data, **STUDY), moved), moved), alone)

@@ -1,0 +1,168 @@
+"""Cells in a batch are what they are alone, whatever the driver; one compile serves every ratio, seed and setting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from bdjax import stages, sweep
+from bdjax.attacks import ATTACKS
+from bdjax.cards import lookup
+from bdjax.defenses.none import NONE
+from bdjax.models import MODELS
+from bdjax.selections import SELECTIONS
+from bdjax.stages import Cell, Scene, Shared
+from bdjax.types import Data, real
+
+SHAPE = (16, 16, 3)
+RATIOS_AND_SEEDS = [(0, 0), (18, 0), (0, 1), (18, 1)]
+
+
+def parts():
+    """The cell functions of plain training of small_cnn under BadNets: draw, and those of its one stage."""
+    net = MODELS["small_cnn"].make(SHAPE, tiny.CLASSES, (0.4,) * 3, (0.2,) * 3, width=2)
+    attack = ATTACKS["badnets"].make(net, SHAPE, tiny.CLASSES, **lookup("badnets", ATTACKS, "attack").static)
+    select = SELECTIONS["random"].make(net, SHAPE, tiny.CLASSES)
+    barred = np.zeros(tiny.CLASSES * tiny.EACH, bool)
+    scene = Scene(net, tiny.CLASSES, 2, False, select, clean=6, valid=3, reserved=False, barred=barred, attack=attack)
+    spec = lookup(f"none:{tiny.RECIPE}", {"none": NONE}, "defense")
+    procedure = NONE.make(net, SHAPE, tiny.CLASSES, **spec.static)[0]
+    settings = {name: jnp.asarray(value, real()) for name, value in spec.traced.items()}
+    return stages.stage(scene, procedure, NONE.card.needs, "victim 0"), scene, settings
+
+
+def shared() -> Shared:
+    found = tiny.arrays()
+    train, test = (
+        Data(jnp.asarray(found[f"{name}_image"]), jnp.asarray(found[f"{name}_label"])) for name in ("train", "test")
+    )
+    return Shared(train, test)
+
+
+def cells(settings, places=RATIOS_AND_SEEDS) -> list[Cell]:
+    return [Cell(np.uint32(seed), np.int32(count), {}, settings) for count, seed in places]
+
+
+def whole(functions, scene):
+    """Draw, begin, all epochs and finish as one cell function, whose state counts how often a cell was run."""
+
+    def run(state, cell, shared, steps):
+        cell, overlap = stages.draw(scene, cell, shared)
+        carry = functions.begin((), cell, shared)[1]
+
+        def epoch(index, carry):
+            return functions.advance(carry, cell, shared, index, 0, steps)[0]
+
+        carry = jax.lax.fori_loop(0, functions.epochs, epoch, carry)
+        trained, finite = functions.finish(carry, cell, shared)[1]
+        return state + 1, (trained.weights, finite, overlap, cell.poison, carry[1])
+
+    return run
+
+
+def lifted(how, run, stacked, count, data):
+    """The states and results of the driver `how`, of which `count` cells are really there."""
+    mesh = sweep.devices_mesh() if how == "shard" else None
+    capacity = jax.tree.leaves(stacked)[0].shape[0]
+    return sweep.Program(run, how, mesh)(jnp.zeros(capacity, jnp.int32), stacked, data, count, 5)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The four cells one by one, without any driver, in float64."""
+    with jax.enable_x64(True):
+        functions, scene, settings = parts()
+        run = jax.jit(whole(functions, scene))
+        return [run(jnp.int32(0), cell, shared(), 5)[1] for cell in cells(settings)]
+
+
+@pytest.mark.parametrize("how", sweep.DRIVERS)
+def test_a_cell_is_the_same_alone_and_in_a_batch(alone, how):
+    assert jax.device_count() == 2  # so that `shard` has something to do
+    with jax.enable_x64(True):
+        functions, scene, settings = parts()
+        stacked = sweep.stack(cells(settings), 4)
+        _, outs = lifted(how, whole(functions, scene), stacked, 4, shared())
+        for index, one in enumerate(alone):
+            for there, here in zip(jax.tree.leaves(sweep.pick(outs, index)), jax.tree.leaves(one), strict=True):
+                assert there.dtype == here.dtype
+                np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-12)
+    weights = [jax.tree.leaves(one[0].params)[0] for one in alone]
+    assert all(np.abs(weights[0] - other).max() > 1e-3 for other in weights[1:])  # or equality would show nothing
+
+
+@pytest.mark.parametrize("how", sweep.DRIVERS)
+def test_copies_that_fill_a_stack_are_not_run(how):
+    def step(state, cell, shared):
+        return state + cell, state * shared
+
+    stacked = jnp.asarray([10.0, 20.0, 30.0, 40.0])
+    mesh = sweep.devices_mesh() if how == "shard" else None
+    states, outs = sweep.Program(step, how, mesh)(jnp.ones(4), stacked, jnp.float32(5), 3)
+    np.testing.assert_array_equal(states[:3], [11, 21, 31])
+    np.testing.assert_array_equal(outs[:3], [5, 5, 5])
+    if how != "vmap":  # which runs them all
+        assert (states[3], outs[3]) == (1, 0)
+
+
+def test_map_gives_the_same_bits_in_any_batch():
+    functions, scene, settings = parts()
+    program, data = sweep.Program(whole(functions, scene), "map"), shared()
+    listed = cells(settings)
+    found = {}
+    for count in (1, 2, 3):
+        _, outs = program(jnp.zeros(4, jnp.int32), sweep.stack(listed[:count], 4), data, count, 5)
+        found[count] = jax.tree.map(np.asarray, outs)
+    _, swapped = program(jnp.zeros(4, jnp.int32), sweep.stack(listed[2::-1], 4), data, 3, 5)
+    for index in range(3):
+        for count in range(index + 1, 4):
+            jax.tree.map(np.testing.assert_array_equal, sweep.pick(found[count], index), sweep.pick(found[3], index))
+        jax.tree.map(np.testing.assert_array_equal, sweep.pick(swapped, 2 - index), sweep.pick(found[3], index))
+    single = sweep.Program(whole(functions, scene), "map")(
+        jnp.zeros(1, jnp.int32), sweep.stack(listed[:1], 1), data, 1, 6
+    )
+    jax.tree.map(np.testing.assert_array_equal, sweep.pick(single[1], 0), sweep.pick(found[3], 0))
+
+
+def test_one_compile_serves_ratios_seeds_settings_and_steps():
+    traced, results = [], []
+    functions, scene, settings = parts()
+    run = whole(functions, scene)
+
+    def counted(*arguments):
+        traced.append(len(results))
+        return run(*arguments)
+
+    program, data = sweep.Program(counted, "vmap"), shared()
+    for places, rate in (((0, 0), (18, 1)), 0.1), (((9, 5), (90, 7)), 0.1), (((9, 5), (90, 7)), 0.01):
+        changed = settings | {"learning_rate": jnp.asarray(rate, real())}
+        stacked = sweep.stack(cells(changed, places), 2)
+        results.append(program(jnp.zeros(2, jnp.int32), stacked, data, 2, 5)[1])
+    assert set(traced) == {0}
+    poisoned = [np.sum(np.asarray(one[3].role) == 1, axis=1).tolist() for one in results]
+    assert poisoned == [[0, 18], [9, 90], [9, 90]]
+    assert np.abs(results[1][0].params["linear"]["kernel"] - results[2][0].params["linear"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("how", sweep.DRIVERS)
+def test_states_are_donated(how):
+    mesh = sweep.devices_mesh() if how == "shard" else None
+    program = sweep.Program(lambda state, cell, shared: (state + cell, cell.sum()), how, mesh)
+    states, stacked = jnp.zeros((2, 5)), jnp.ones((2, 5))
+    if how == "shard":
+        states = jax.device_put(states, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("cell")))
+    program(states, stacked, (), 2)
+    assert states.is_deleted() and not stacked.is_deleted()
+
+
+def test_typed_keys_and_trees_without_leaves_pass_every_driver():
+    def split(state, cell, shared):
+        return {"key": jax.random.split(state["key"])[0], "none": {}}, (jax.random.split(state["key"])[1], cell)
+
+    for how in sweep.DRIVERS:
+        states = {"key": jax.random.split(jax.random.key(3), 2), "none": {}}
+        wanted = [jax.random.key_data(jax.random.split(key)[1]) for key in states["key"]]
+        mesh = sweep.devices_mesh() if how == "shard" else None
+        _, (keys, _) = sweep.Program(split, how, mesh)(states, jnp.arange(2), (), 2)
+        np.testing.assert_array_equal(jax.random.key_data(keys), wanted)
