@@ -190,7 +190,7 @@ class _Run:
 
 
 def _keep(context: Context, jobs: list[Job], trained: Trained, finite: np.ndarray, position: _Position) -> None:
-    """Write a chunk's curves, then its models: a model that is there always has its row."""
+    """Write a chunk's curves, then its models; a job is done once both are there."""
     status = np.where(finite, results.OK, results.DIVERGED).astype(np.int8)
     seconds = np.full(len(jobs), position.seconds / len(jobs))
     rows = {"address": [job.address for job in jobs], "seconds": seconds, "status": status}

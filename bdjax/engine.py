@@ -152,7 +152,7 @@ class _Runner:
         usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
-        self.found: set[str] = set()  # addresses of the scores and audits that are on disk
+        self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
 
     def _planned(self, held: dict | None) -> dict:
@@ -180,7 +180,7 @@ class _Runner:
                 self._heed()
                 time.sleep(POLL_SECONDS)  # another writer has the rest
                 self._look()
-        sweep_up(self.store.folder / "checkpoints", lambda name: name in self.found or self.store.has_model(name))
+        sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
 
     def _round(self) -> Iterator[Group]:
         """All groups in order, scores also after each training group, so that figures appear early."""
@@ -191,15 +191,15 @@ class _Runner:
                 yield from scores
 
     def _look(self) -> None:
-        """See which scores and audits are on disk by now."""
-        for kind in ("score", "audit"):
+        """See what is on disk by now."""
+        for kind in results.KINDS:
             for path in results.shards(self.store.folder, kind):
                 if path not in self.read:
                     self.found |= set(results.read_shard(path))
                     self.read.add(path)
 
     def _done(self, job: Job) -> bool:
-        return self.store.has_model(job.address) if job.kind == "train" else job.address in self.found
+        return job.address in self.found and (job.kind != "train" or self.store.has_model(job.address))
 
     def _ready(self, job: Job) -> bool:
         return all(self.store.has_model(name) for name in (job.model, job.clean_model, job.trigger) if name)
@@ -236,8 +236,7 @@ class _Runner:
     def _run_chunk(self, group: Group, jobs: list[Job]) -> bool:
         taken = self.store.claim([job.address for job in jobs])
         try:
-            if group.kind != "train":
-                self._look()
+            self._look()
             chunk = [job for job in jobs if job.address in taken and not self._done(job)]
             self._heed()
             if chunk:

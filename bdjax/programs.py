@@ -115,7 +115,7 @@ def _fitting(
         )
     each = max(1, (held - one) // (size - least))
     fits = least + int((budget - one) // each) // least * least
-    return fits, _compile(context, group, cell, shared, fits)
+    return (fits, one) if fits == least else (fits, _compile(context, group, cell, shared, fits))
 
 
 def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: int) -> int:

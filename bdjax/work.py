@@ -166,7 +166,8 @@ def _rehearse(work: Work) -> None:
     victim = jax.eval_shape(work.net.init, root(0))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
     if held > memory.budget(work.study.memory):
-        given = f"{work.study.model}: its weights alone need {held // 10**6} MB, more than the memory allowed"
+        needed = (held + memory.resident() * (jax.default_backend() == "cpu")) // 10**6
+        given = f"{work.study.model}: with its weights alone {needed} MB are held, more than the memory allowed"
         raise InvalidInput(f"{given}; give more --memory or a narrower model")
     for stages, method in asked:
         if stages:

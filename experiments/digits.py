@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import bdjax
-from bdjax.cli.run import conduct
+from bdjax.cli.conduct import conduct
 
 STUDY = bdjax.Study(
     dataset="digits",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ BAD = {
     "audits retuning:rows=4": "leaves no clean row of 4; give fewer",
     "selection nope": "no selection 'nope'",
     "model small_cnn:width=0": "small_cnn:width=0: give a whole number at least 1",
-    "model small_cnn:width=1000000": "its weights alone need",
+    "model small_cnn:width=1000000": "with its weights alone",
     "recipe batch=0": "batch=0: give a whole number at least 1",
     "recipe epochs=-1": "epochs=-1: give a whole number at least 1",
     "recipe learning_rate=nan": "learning_rate=nan: give a number at least 0",
@@ -180,7 +181,7 @@ def test_out_that_is_no_folder_is_refused(refused, folder, tmp_path, out):
 
 def test_study_too_large_for_memory_is_refused(refused, folder):
     asked = ("--dataset", tiny.dataset(folder), "--out", "out", "--driver", "map", "--memory", "1MB", "--seeds", "0")
-    assert "more than the memory allowed; give more --memory" in refused("run", *asked, "--model", "small_cnn:width=2")
+    assert "more than the memory allowed; give more --memory" in refused("run", *asked, "--model", "linear")
 
 
 @pytest.mark.parametrize("path", [".", "missing", "file"])
@@ -297,17 +298,17 @@ def test_doctor_tells_of_the_machine(capsys):
 
 def test_bench_writes_figures(capsys, folder, tmp_path):
     path = tmp_path / "deep" / "bench.json"
-    options = "--model small_cnn:width=2 --cells 1 2 --steps 1 --rounds 1 --drivers map --recipe batch=16"
+    options = "--model linear --cells 1 2 --steps 1 --rounds 1 --drivers map --recipe batch=16"
     assert cli.main(["bench", "--dataset", tiny.dataset(folder), "--out", str(path), *options.split()]) == 0
     found = json.loads(path.read_text())
     assert [(row["driver"], row["cells"]) for row in found["rows"]] == [("map", 1), ("map", 2)]
     assert all(row["median"] > 0 and row["all"] == [row["median"]] for row in found["rows"])
-    assert (found["batch"], found["model"], found["rounds"]) == (16, "small_cnn:width=2", 1)
+    assert (found["batch"], found["model"], found["rounds"]) == (16, "linear", 1)
     assert "ms a step a cell" in capsys.readouterr().out
 
 
 def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, folder, tmp_path, monkeypatch):
-    small = {"dataset": tiny.dataset(folder), "model": "small_cnn:width=2", "recipe": "epochs=1", "seeds": range(2)}
+    small = {"dataset": tiny.dataset(folder), "model": "linear", "recipe": "epochs=1", "seeds": range(2)}
     small |= {"defenses": ("none", "ft:epochs=1", "ft:epochs=1,learning_rate=0")}
     small |= {"attacks": ("badnets",), "ratios": (0.0, 0.1)}
     whole = quickstart.study
@@ -371,9 +372,11 @@ def test_a_signal_outside_a_study_ends_the_command(capsys, monkeypatch, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_study_ends_it_with_its_number(folder, tmp_path, number):
-    options = "--model small_cnn:width=2 --ratios 0 --seeds 0 --recipe epochs=1000000 --driver map"
+    options = "--model linear --plugin tiny --ratios 0 --seeds 0 --recipe epochs=1000000 --driver map"
     arguments = ["run", "--dataset", tiny.dataset(folder), "--out", str(tmp_path), *options.split()]
-    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
+    ) as process:
         while process.poll() is None and '"capacity"' not in _text(tmp_path / "plan.json"):
             time.sleep(0.05)
         time.sleep(0.5)

@@ -14,7 +14,7 @@ import tiny
 import xarray as xr
 
 import bdjax
-from bdjax import cards, chunks, memory
+from bdjax import cards, chunks, memory, programs
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
 from bdjax.io.checkpoints import Checkpoint
@@ -125,6 +125,9 @@ def test_an_audit_with_other_settings_is_another_variable(kept, folder, data):
     named = {name for name in found.data_vars if name.startswith("retuning")}
     assert named == {f"retuning:epochs={n},poisoned=2_{name}" for n in (1, 2) for name in ("acc", "asr", "ra")}
     np.testing.assert_array_equal(found[f"{AUDIT}_asr"], kept[1]["retuning_asr"])
+    found.to_netcdf(folder / "all.nc", engine="h5netcdf")
+    with xr.open_dataset(folder / "all.nc") as stored:
+        assert named <= set(stored.data_vars)
 
 
 @pytest.mark.parametrize("other", ["dataset", "model", "flip"])
@@ -195,8 +198,8 @@ def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
     (victims,) = [key for key, group in plan(data / "wide").items() if group["label"].startswith("victims")]
     needed = plan(data / "wide")[victims]["bytes"]
     budgets = iter([needed - 1])
-    fake = SimpleNamespace(budget=lambda text: next(budgets, 10**12), release=memory.release)
-    monkeypatch.setattr("bdjax.programs.memory", fake)
+    monkeypatch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
+    monkeypatch.setattr("bdjax.programs.memory.budget", lambda text: next(budgets, 10**12))
     found = bdjax.run(study, data / "narrow", recorder)
     entry = plan(data / "narrow")[victims]
     assert (entry["asked"], entry["capacity"]) == (2, 1) and needed / 4 < entry["bytes"] < needed
@@ -205,6 +208,22 @@ def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
     np.testing.assert_allclose(
         found["asr"].sel(defense="none"), kept[1]["asr"].sel(ratio=[0.1], defense=["none"])[..., 0], atol=0.02
     )
+
+
+def test_the_first_of_two_writers_plans_a_group(data, tmp_path, monkeypatch):
+    sizes, compiled = [], programs._compile
+
+    def beaten(context, group, cell, shared, size):
+        """Another writer decides while this one compiles."""
+        entry = {"label": "", "asked": size, "memory": "", "capacity": 1, "bytes": 1, "compile_seconds": 0.0}
+        context.store.update_json("plan.json", (), lambda held: held | {"groups": held["groups"] | {group.key: entry}})
+        sizes.append(size)
+        return compiled(context, group, cell, shared, size)
+
+    monkeypatch.setattr(programs, "_compile", beaten)
+    found = bdjax.run(tiny.study(data, ratios=(0.0,)), tmp_path / "out")
+    assert sizes == [2, 1, 2, 1] and (found["acc"] == 1).all()  # victims and their scores
+    assert {entry["capacity"] for entry in plan(tmp_path / "out").values()} == {1}
 
 
 def plan(folder: Path) -> dict:
@@ -223,7 +242,7 @@ def first(folder: Path, pattern: str) -> Path:
     "name", ["study.json", "plan.json", "results/run-*.nc", "results/score-*.nc", "results/audit-*.nc"]
 )
 @pytest.mark.parametrize("how", ["truncated", "emptied", "replaced"])
-def test_damaged_files_are_named(folder, data, name, how):
+def test_damaged_files_are_named_and_made_again(kept, folder, data, name, how):
     path = first(folder, name)
     text = path.read_bytes()
     path.write_bytes({"truncated": text[: len(text) // 2], "emptied": b"", "replaced": b"[1, 2]"}[how])
@@ -231,6 +250,9 @@ def test_damaged_files_are_named(folder, data, name, how):
         bdjax.load(folder)
     with pytest.raises(InvalidInput, match=path.name):
         bdjax.run(tiny.study(data, **USUAL), folder)
+    path.unlink()
+    if how == "truncated":
+        same(bdjax.run(tiny.study(data, **USUAL), folder), kept[1])
 
 
 def test_a_truncated_model_is_named_when_it_is_needed(folder, data):
@@ -342,11 +364,17 @@ def test_an_attacker_who_controls_training(data):
     assert (found["status"] == 0).all() and np.isfinite(found["asr"]).all()
 
 
-def test_too_little_memory_is_said_before_anything_is_trained(data, tmp_path):
-    with pytest.raises(InvalidInput, match=r"needs? \d+ MB.*give more --memory"):
+@pytest.mark.parametrize("driver", ["map", "shard"])
+def test_too_little_memory_is_said_before_anything_is_trained(data, tmp_path, monkeypatch, driver):
+    with pytest.raises(InvalidInput, match="give more --memory"):
         bdjax.run(tiny.study(data, memory="20MB"), tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
+        patch.setattr("bdjax.programs.memory.budget", lambda text: 1000)
+        with pytest.raises(InvalidInput, match=r"victims clean: one cell needs \d+ MB in all.*give more --memory"):
+            bdjax.run(tiny.study(data, driver=driver), tmp_path / "out")
     assert not tiny.files(tmp_path / "out", "models", "results")
-    assert len(bdjax.run(tiny.study(data), tmp_path / "out")["seed"]) == 2
+    assert not plan(tmp_path / "out")
 
 
 def test_a_study_is_told_apart_from_no_study(tmp_path):

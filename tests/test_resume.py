@@ -13,18 +13,22 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 import bdjax
+from bdjax import chunks
 from bdjax.errors import InvalidInput
 from bdjax.io import results, store
+from bdjax.io.checkpoints import Checkpoint
 from bdjax.io.store import Store
+from bdjax.io.trees import load_trained
 
 STUDY = {"recipe": "epochs=12,batch=32,learning_rate=0.05", "defenses": ["none", "ft:epochs=20,batch=8"]}
 STEPS = (2 * 2 * 12 * 5) + (4 * 20 * 5)
-"""Summed over cells: two groups of two victims, one of four defended models; 180 rows by 32 without the rest, 36 by 8."""
+"""Of two groups of two victims and one of four defended models: 180 rows by 32 without the rest, 36 rows by 8."""
 
 
 class Steps(tiny.Recorder):
@@ -56,8 +60,8 @@ def same(one, two) -> None:
     """All results and all models to the bit."""
     for name in ("acc", "asr", "ra", "der", "overlap", "status"):
         np.testing.assert_array_equal(one[0][name], two[0][name], err_msg=name)
-    models = [{name: held[0] for name, held in tiny.files(folder, "models").items()} for _, folder in (one, two)]
-    assert models[0] == models[1]
+    models = [{path.name: load_trained(path)[0] for path in (folder / "models").iterdir()} for _, folder in (one, two)]
+    jax.tree.map(np.testing.assert_array_equal, *models)
     curves = [bdjax.load_curves(folder) for _, folder in (one, two)]
     np.testing.assert_array_equal(curves[0]["loss"], curves[1]["loss"])
 
@@ -93,20 +97,28 @@ def positions(out: Path) -> list[dict]:
     return found
 
 
+def finished(out: Path) -> dict:
+    """Models, and those shards all of whose rows are done."""
+    files = tiny.files(out, "models", "results")
+    models = {Path(name).stem for name in files if name.startswith("models/")}
+    unfinished = [path for path in results.shards(out, "run") if not set(results.read_shard(path)) <= models]
+    return {name: held for name, held in files.items() if out / name not in unfinished and "/." not in name}
+
+
 def test_killed_in_the_middle_of_training(alone, data, tmp_path):
     out = tmp_path / "out"
 
-    def deep():
-        return len(list(out.glob("results/run-*"))) == 1 and any(held["epoch"] >= 2 for held in positions(out))
+    def deep():  # in the second group, and not yet near its end
+        return len(list(out.glob("models/*"))) == 2 and any(2 <= held["epoch"] <= 9 for held in positions(out))
 
     with child(data, out, checkpoint=0.0) as process:
         wait_for(process, deep)
         os.kill(process.pid, signal.SIGKILL)
     assert list(out.glob("claims/*.claim"))  # nobody gave them back
     (position,) = positions(out)
-    before, steps = tiny.files(out, "models", "results"), Steps()
+    before, steps = finished(out), Steps()
     found = bdjax.run(tiny.study(data, **STUDY), out, steps)
-    assert before.items() <= tiny.files(out, "models", "results").items()
+    assert before.items() <= finished(out).items()
     same((found, out), alone)
     done = position["epoch"] * 5 + position["step"]
     assert steps.models == 6 and steps.steps == STEPS - 2 * 12 * 5 - 2 * done
@@ -124,11 +136,34 @@ def test_told_to_stop(alone, data, tmp_path, number):
         assert process.wait(60) == 128 + number
     (position,) = positions(out)
     done = position["epoch"] * 5 + position["step"]
-    assert done == 9 + lines.count("advanced") < 12 * 5
+    assert done == 4 + 8 + lines.count("advanced") < 12 * 5  # the first call makes four steps
     assert not list(out.glob("claims/*.claim")) and not list(out.glob("claims/*.writer"))
     steps = Steps()
     same((bdjax.run(tiny.study(data, **STUDY), out, steps), out), alone)
     assert steps.steps == STEPS - 2 * done
+
+
+@pytest.mark.parametrize("driver", ["vmap", "shard"])
+def test_every_driver_resumes_in_any_stage(data, tmp_path, monkeypatch, driver):
+    """ABL has three stages, the later of which read what the earlier ones left."""
+    abl = "abl:isolation_epochs=2,epochs=2,unlearning_epochs=2,batch=64,one_in=10"
+    study, steps = tiny.study(data, defenses=("none", abl), ratios=(0.1,), driver=driver), Steps()
+    straight = bdjax.run(study, tmp_path / "straight")
+    monkeypatch.setattr(chunks, "CALL_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
+        save = Checkpoint.save
+
+        def killed(self, state, about):
+            save(self, state, about)
+            if (about["position"]["stage"], about["position"]["epoch"], about["position"]["step"]) == (1, 1, 2):
+                raise SystemExit
+
+        patch.setattr(Checkpoint, "save", killed)
+        with pytest.raises(SystemExit):
+            bdjax.run(study, tmp_path / "out")
+    same((bdjax.run(study, tmp_path / "out", steps), tmp_path / "out"), (straight, tmp_path / "straight"))
+    assert steps.steps == 2 * (1 + 2 * 1)  # 162 rows of the second stage by 64, and the 18 isolated ones twice
 
 
 def test_two_writers_in_one_folder(alone, data, tmp_path):
@@ -206,7 +241,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monke
 
     monkeypatch.setattr("bdjax.io.files.os.replace", full)
     for _ in range(40):
-        before = tiny.files(out, "models", "results")
+        before = finished(out)
         try:
             found = bdjax.run(tiny.study(data, **STUDY), out)
             break
@@ -214,7 +249,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monke
             assert error.errno == errno.ENOSPC
             failures += 1
         finally:
-            assert before.items() <= tiny.files(out, "models", "results").items()
+            assert before.items() <= finished(out).items()
     assert failures >= 5
     for name in ("acc", "asr", "ra", "der", "overlap", "status"):
         np.testing.assert_array_equal(found[name], alone[0][name])
@@ -223,11 +258,11 @@ def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monke
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 kB, where this user may make one."""
+    """A file system of 100 kB, where this user may make one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=300k") != 0:
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=100k") != 0:
         pytest.skip(f"no file system can be mounted here: {os.strerror(ctypes.get_errno())}")
     yield folder
     libc.umount2(str(folder).encode(), 2)

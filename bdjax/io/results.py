@@ -22,9 +22,10 @@ from bdjax.metrics import der
 OK, DIVERGED, ABSENT = 0, 1, -1
 """Status of a cell: trained, not a number any more, or not part of the study."""
 
+KINDS = ("run", "score", "audit")
 STUDY = ("base", "attributes", "defenses", "cards", "cells")
 PLAN = ("driver", "convolution", "groups")
-"""What study.json and plan.json hold."""
+"""Kinds of shards, and what study.json and plan.json hold."""
 
 
 def write_shard(
@@ -100,7 +101,7 @@ def load(folder: str | Path) -> xr.Dataset:
         "seed": sorted({cell["seed"] for cell in cells}),
         "defense": list(dict.fromkeys(cell["defense"] for cell in cells)),
     }
-    rows = {kind: _rows(folder, kind) for kind in ("run", "score", "audit")}
+    rows = {kind: _rows(folder, kind) for kind in KINDS}
     table = _Table(axes, _prefixes(cells))
     for cell in cells:
         table.fill(cell, rows)

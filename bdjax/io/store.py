@@ -46,6 +46,7 @@ class Store:
         self.folder = folder
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Store":
         try:
@@ -56,11 +57,12 @@ class Store:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._heart.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._stop.set()
+        self._heart.join()
         with self._locked():
             self._sign(self.writer).unlink(missing_ok=True)
             for claim in (self.folder / "claims").glob("*.claim"):

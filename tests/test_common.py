@@ -1,0 +1,354 @@
+"""What holds for every registered defense, audit, model and selection: a new one is tested by being registered."""
+
+import inspect
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bdjax import sources, stages
+from bdjax.analysis import ANALYSES
+from bdjax.attacks import ATTACKS
+from bdjax.audits import AUDITS
+from bdjax.cards import NEEDS, ORACLE, Card, Method, lookup
+from bdjax.defenses import DEFENSES
+from bdjax.detection import DETECTORS
+from bdjax.io.trees import load_trained, save_trained
+from bdjax.keys import root
+from bdjax.models import MODELS
+from bdjax.selections import SELECTIONS
+from bdjax.stages import Cell, Scene, Shared
+from bdjax.sweep import batched, pick, stack
+from bdjax.types import Audit, Data, Given, Procedure, Trained, real
+
+SHAPE, CLASSES, ROWS, TESTED = (8, 8, 3), 3, 48, 12
+
+SMALLEST = {
+    "none": "epochs=1,batch=16",
+    "ft": "epochs=1,batch=8",
+    "ft_sam": "epochs=1,batch=8",
+    "npd": "warmup_epochs=1,epochs=1,batch=8,inner_steps=2",
+    "exact_purification": "epochs=1,batch=8",
+    "pdb": "epochs=1,batch=16,size=2,copies=1",
+    "abl": "isolation_epochs=1,epochs=1,unlearning_epochs=1,batch=16,one_in=8,drop_epoch=0",
+    "retuning": "rows=10,poisoned=2,epochs=1,batch=5",
+}
+"""Static settings at which a defense or an audit takes a moment."""
+
+OTHER = {
+    "abl": {"gamma": 2.0},
+    "npd": {"radius": 0.1, "enough": 1.0},
+    "pdb": {"dimmed": 1.0, "turned": 1.0, "angle": 90.0},
+}
+"""Values of float settings that show an effect; else half the default, or a quarter where that is 0."""
+
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""How programs are compiled here: compiling is most of this file's time."""
+
+STAGES = ("data", "training", "pre-training", "in-training", "post-training", "inference", "")
+
+
+def own(registry: dict[str, Method]) -> dict[str, Method]:
+    """The package's entries, without those that other tests have registered."""
+    return {name: method for name, method in registry.items() if method.make.__module__.startswith("bdjax.")}
+
+
+METHODS = own(DEFENSES) | own(AUDITS)
+CARDED = [own(each) for each in (ATTACKS, SELECTIONS, DEFENSES, AUDITS, DETECTORS, ANALYSES, MODELS)]
+CARDS = [pytest.param(name, method, id=name) for each in CARDED for name, method in each.items()]
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@cache
+def network():
+    return MODELS["small_cnn"].make(SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
+
+
+@cache
+def shared() -> Shared:
+    def split(size: int, seed: int) -> Data:
+        label = np.arange(size, dtype=np.int32) % CLASSES
+        noise = np.random.default_rng(seed).integers(0, 256, (size, *SHAPE))
+        return Data(jnp.asarray(noise * (1 + label[:, None, None, None]) // CLASSES, jnp.uint8), jnp.asarray(label))
+
+    return Shared(split(ROWS, 0), split(TESTED, 1))
+
+
+@cache
+def scene() -> Scene:
+    net = network()
+    spec = lookup("badnets:size=2", ATTACKS, "attack")
+    attack = ATTACKS["badnets"].make(net, SHAPE, CLASSES, **spec.static)
+    select = SELECTIONS["random"].make(net, SHAPE, CLASSES)
+    return Scene(
+        net, CLASSES, 1, True, select, clean=5, valid=2, reserved=False, barred=np.zeros(ROWS, bool), attack=attack
+    )
+
+
+class Built(NamedTuple):
+    """A method as a study would run it."""
+
+    card: Card
+    stages: tuple[Procedure, ...]
+    audit: Audit | None
+    settings: dict[str, float]
+
+
+def build(name: str) -> Built:
+    registry = DEFENSES if name in DEFENSES else AUDITS
+    spec = lookup(f"{name}:{SMALLEST[name]}", registry, "method")
+    made = registry[name].make(network(), SHAPE, CLASSES, **spec.static)
+    audit = made if registry is AUDITS else None
+    return Built(registry[name].card, audit.stages if audit else made, audit, dict(spec.traced))
+
+
+def compiled(function, how: str, *arguments):
+    """A lifted cell function, compiled once and for all for arguments of these shapes."""
+    return jax.jit(batched(function, how)).lower(*arguments).compile(compiler_options=QUICKLY)
+
+
+@cache
+def drawing():
+    """(seed, count) of two cells -> the cells, drawn, with models of their own."""
+
+    place = scene()
+
+    def function(state, cell: Cell, shared: Shared):
+        cell, _ = stages.draw(place, cell, shared)
+        victim, clean_model = (place.net.init(jax.random.fold_in(root(cell.seed), number)) for number in range(2))
+        return state, cell.replace(victim=victim, clean_model=clean_model)
+
+    def blank(pairs) -> Cell:
+        return stack([Cell(jnp.uint32(seed), jnp.int32(count), {}, {}) for seed, count in pairs], 2)
+
+    program = compiled(function, "map", (), blank([(0, 0)]), shared(), jnp.int32(2))
+    return lambda pairs: program((), blank(pairs), shared(), jnp.int32(2))[1]
+
+
+def cells(pairs, settings: list[dict[str, float]]) -> Cell:
+    """Cells of these seeds and counts, stacked, each with its settings; filled up to two."""
+    scalars = [{name: jnp.asarray(value, real()) for name, value in one.items()} for one in settings]
+    return drawing()(pairs).replace(settings=stack(scalars, 2))
+
+
+def whole(built: Built):
+    """All that a method does with a drawn cell: what its stages leave, sums of the last infos, an audit's figures."""
+    place, needs, audited = scene(), built.card.needs, built.audit is not None
+
+    def function(state, cell: Cell, shared: Shared):
+        sums, figures = {}, {}
+        for index, procedure in enumerate(built.stages):
+            lifted = stages.stage(place, procedure, needs, f"method {index}", audited)
+            steps = stages.steps(place, procedure, needs, cell, shared, audited)
+            _, carry = lifted.begin((), cell, shared)
+
+            def epoch(number, carry, lifted=lifted, cell=cell, steps=steps):
+                return lifted.advance(carry, cell, shared, number, 0, steps)[0]
+
+            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, carry)
+            _, (trained, _) = lifted.finish(carry, cell, shared)
+            cell, sums = cell.replace(previous=trained), carry[1]
+        if built.audit:
+            net = stages.wrapped(place.net, built.stages)
+            figures = stages.measure(place, built.audit, needs, net)(state, cell, shared)[1]
+        return state, (cell.previous, sums, figures)
+
+    return function
+
+
+class Run(NamedTuple):
+    """What a method made of two cells that differ in seed, count and settings."""
+
+    built: Built
+    call: Any  # (cells, how many of them) -> results, stacked, one cell after the other, by one compiled program
+    alone: list[Any]
+    mapped: Any
+    batched: Any
+
+
+PAIRS = [(0, 6), (1, 9)]
+
+
+@cache
+def run(name: str) -> Run:
+    built = build(name)
+    several = [built.settings, {key: 0.9 * value for key, value in built.settings.items()}]
+    both = cells(PAIRS, several)
+    programs = {how: compiled(whole(built), how, (), both, shared(), jnp.int32(2)) for how in ("map", "vmap")}
+
+    def call(cells: Cell, count: int = 1, how: str = "map"):
+        return programs[how]((), cells, shared(), jnp.int32(count))[1]
+
+    alone = [pick(call(cells([pair], [settings])), 0) for pair, settings in zip(PAIRS, several, strict=True)]
+    return Run(built, call, alone, call(both, 2), call(both, 2, "vmap"))
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request):
+    return request.param
+
+
+def same(one, two, tolerance: float) -> None:
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), one, two)
+
+
+def differ(one, two) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+
+
+def test_there_is_a_small_size_for_every_method():
+    assert set(SMALLEST) == set(METHODS)
+
+
+def test_cells_in_a_batch_are_what_they_are_alone(name):
+    found = run(name)
+    for index in range(2):
+        same(pick(found.mapped, index), found.alone[index], 0)
+        same(pick(found.batched, index), found.alone[index], 1e-9)
+    assert differ(found.alone[0], found.alone[1])
+
+
+def test_one_program_serves_other_seeds_and_counts(name):
+    found = run(name)
+    settings, sees = found.built.settings, {"train"} & set(found.built.card.needs)
+    before = found.alone[0]
+    assert differ(pick(found.call(cells([(5, 6)], [settings])), 0), before)
+    assert differ(pick(found.call(cells([(0, 12)], [settings])), 0), before) == bool(sees)
+
+
+def test_every_float_setting_has_an_effect_in_the_same_program(name):
+    found = run(name)
+    for setting, about in found.built.card.settings.items():
+        if about.traced:
+            value = about.parse(OTHER.get(name, {}).get(setting, about.default / 2 or 0.25), setting)
+            after = found.call(cells(PAIRS[:1], [found.built.settings | {setting: value}]))
+            assert differ(pick(after, 0), found.alone[0]), setting
+
+
+def test_infos_are_a_flat_dict_of_finite_scalars(name):
+    for _, sums, _ in run(name).alone:
+        assert sums and all(isinstance(key, str) and np.shape(value) == () for key, value in sums.items())
+        assert all(np.isfinite(value) for value in sums.values())
+
+
+def test_what_is_left_is_finite_and_can_be_kept(name, tmp_path):
+    for trained, _, _ in run(name).alone:
+        assert isinstance(trained, Trained) and isinstance(trained.carry, dict)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
+        save_trained(tmp_path / "one.safetensors", trained)
+        same(load_trained(tmp_path / "one.safetensors")[0], jax.tree.map(np.asarray, trained), 0)
+
+
+def test_weights_fit_the_network_that_is_left(name):
+    found = run(name)
+    net = stages.wrapped(network(), found.built.stages)
+    weights = found.alone[0][0].weights
+    wanted = jax.eval_shape(net.init, root(0))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), weights) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), wanted
+    )
+    logits, _, taps = net.apply(weights, jnp.full((2, *SHAPE), 0.5))
+    assert logits.shape == (2, CLASSES) and np.isfinite(logits).all()
+    assert set(taps) == {layer.tap for layer in net.layers}
+
+
+@pytest.mark.parametrize("audit", sorted(own(AUDITS)))
+def test_audits_measure_numbers(audit):
+    for _, _, figures in run(audit).alone:
+        assert figures and all(isinstance(key, str) for key in figures)
+        assert all(np.isfinite(value).all() for value in figures.values())
+
+
+def test_a_method_is_given_what_its_card_names_and_no_more(name):
+    built, place = build(name), scene()
+    seen = []
+
+    def door(cell: Cell, shared: Shared):
+        seen.append(stages.door(place, built.card.needs, cell, shared, built.audit is not None))
+        return ()
+
+    jax.eval_shape(door, pick(cells(PAIRS, [built.settings]), 0), shared())
+    for field in NEEDS:
+        assert (getattr(seen[0], field) is not None) == (field in built.card.needs), field
+    assert set(Given._fields) == NEEDS | {"settings", "augment"}
+    assert built.card.oracle == bool(ORACLE & set(built.card.needs))
+
+
+@pytest.mark.parametrize(("name", "method"), CARDS)
+def test_make_takes_the_static_settings_of_the_card(name, method):
+    fixed = ("shape", "classes", "mean", "std") if name in MODELS else ("net", "shape", "classes")
+    parameters = inspect.signature(method.make).parameters
+    assert tuple(parameters)[: len(fixed)] == fixed
+    taken = list(parameters.values())[len(fixed) :]
+    named = {one.name for one in taken if one.kind is not one.VAR_KEYWORD}
+    static = {setting for setting, about in method.card.settings.items() if not about.traced}
+    rest = any(one.kind is one.VAR_KEYWORD for one in taken)
+    assert named <= static if rest else named == static
+
+
+@pytest.mark.parametrize(("name", "method"), CARDS)
+def test_card_is_complete(name, method):
+    card = method.card
+    assert card.name == name
+    assert card.title and card.kind and card.version >= 1 and card.smallest >= 1
+    assert str(card.year) in card.citation
+    assert "https://" in card.citation or "arXiv" in card.citation or "doi" in card.citation
+    assert card.stage in STAGES
+    assert set(card.needs) <= NEEDS and len(set(card.needs)) == len(card.needs)
+    assert all(isinstance(one, str) and one.strip() for one in card.departures)
+    for setting, about in card.settings.items():
+        assert setting.isidentifier() and about.about, setting
+        assert about.parse(about.default, setting) == about.default
+        assert type(about.parse(str(about.default).lower(), setting)) is type(about.default)
+    registry = next(each for each in CARDED if name in each and each[name] is method)
+    assert "paper" in card.presets
+    for preset in card.presets:
+        spec = lookup(f"{name}:preset={preset}", registry, "method")
+        assert set(spec.static) | set(spec.traced) == set(card.settings)
+
+
+@pytest.mark.parametrize("name", sorted({**own(DEFENSES), **own(AUDITS)}))
+def test_defenses_and_audits_say_when_they_act_and_what_they_change(name):
+    assert METHODS[name].card.stage in ("pre-training", "in-training", "post-training", "inference")
+    assert METHODS[name].card.changes
+
+
+@pytest.mark.parametrize("name", sorted(own(SELECTIONS)))
+def test_selections_rank_all_rows_the_same_alone_and_in_a_batch(name):
+    select = SELECTIONS[name].make(network(), SHAPE, CLASSES)
+    given = Given({}, lambda key, image: image, train=sources.split(shared().train))
+
+    def priority(seed):
+        return select(root(seed), network(), scene().attack, (), given)
+
+    many = jax.vmap(priority)(jnp.arange(2, dtype=jnp.uint32))
+    assert many.shape == (2, ROWS) and many.dtype == real() and np.isfinite(many).all()
+    for seed in range(2):
+        same(many[seed], priority(jnp.uint32(seed)), 1e-12)
+    assert differ(many[0], many[1])
+
+
+@pytest.mark.parametrize("name", sorted(own(MODELS)))
+def test_models_work_at_their_smallest_size_alone_and_in_a_batch(name):
+    card = MODELS[name].card
+    shape = (card.smallest, card.smallest, 1)
+    net = MODELS[name].make(shape, 2, (0.5,), (0.2,), width=2)
+    image = jax.random.uniform(jax.random.key(0), (3, *shape))
+
+    def logits(state, seed, shared):
+        return state, net.apply(net.init(root(seed)), image, train=True)[:2]
+
+    seeds = jnp.arange(2, dtype=jnp.uint32)
+    many = compiled(logits, "vmap", (), seeds, (), jnp.int32(2))((), seeds, (), jnp.int32(2))[1]
+    alone = compiled(logits, "map", (), seeds, (), jnp.int32(2))
+    assert many[0].shape == (2, 3, 2) and np.isfinite(many[0]).all()
+    for index in range(2):
+        same(pick(alone((), seeds[index:].repeat(2)[:2], (), jnp.int32(1))[1], 0), pick(many, index), 1e-9)
