@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 
-from bdjax import stages, sweep
+from bdjax import memory, stages, sweep
 from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
@@ -30,11 +30,15 @@ def choose(work: Work, shared: Shared) -> str:
         return work.study.driver
     if jax.device_count() > 1:
         return "shard"
-    return min(measured(work, shared).items(), key=lambda item: item[1])[0]
+    seconds = measured(work, shared)
+    return min(seconds, key=seconds.get) if seconds else "map"
 
 
 def measured(work: Work, shared: Shared) -> dict[str, float]:
-    """Seconds a step a cell of plain training for `map` and `vmap`, from memory where it was measured before."""
+    """Seconds a step a cell of plain training for `map` and `vmap`, from memory where it was measured before.
+
+    What does not fit the memory that the study may take is left out.
+    """
     device = jax.devices()[0]
     what = {
         "device": device.device_kind,
@@ -46,15 +50,17 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
     }
     path, name = home() / "drivers.json", address(what)
     known = read_json(path) or {}
-    if name not in known:
-        found = {how: _seconds(work, shared, how) for how in ("map", "vmap")}
+    if name in known:
+        return known[name]["seconds"]
+    found = {how: _seconds(work, shared, how) for how in ("map", "vmap")}
+    if all(found.values()):
         known[name] = what | {"seconds": found}
         write_atomically(path, lambda target: target.write_text(json.dumps(known, indent=1)))
-    return known[name]["seconds"]
+    return {how: seconds for how, seconds in found.items() if seconds}
 
 
 def prepared(work: Work, shared: Shared, how: str, count: int):
-    """`count` cells of plain training at their start: a list that holds their state, and the lifted step.
+    """`count` cells of plain training at their start: a list that holds their state, the lifted step, and its bytes.
 
     The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
     """
@@ -68,11 +74,14 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     cells = draw((), cells, shared, count)[1]
     carry = sweep.Program(functions.begin, how, mesh)((), cells, shared, count)[1]
     program = sweep.Program(functions.advance, how, mesh)
-    return [carry], lambda carry, *steps: program(carry, cells, shared, count, *steps)
+    program.compile(carry, cells, shared, *[np.int32(0)] * 4)
+    return [carry], lambda carry, *steps: program(carry, cells, shared, count, *steps), program.bytes
 
 
-def _seconds(work: Work, shared: Shared, how: str) -> float:
-    state, advance = prepared(work, shared, how, CELLS)
+def _seconds(work: Work, shared: Shared, how: str) -> float | None:
+    state, advance, held = prepared(work, shared, how, CELLS)
+    if held > memory.budget(work.study.memory):
+        return None
     times = []
     for index in range(3):
         begun = time.perf_counter()

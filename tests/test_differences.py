@@ -34,7 +34,7 @@ def test_difference_by_hand():
 
 def test_two_seeds_give_values_and_no_interval():
     row = differences(results(seeds=2)).splitlines()[2]
-    assert row.split() == "badnets 0.1 ft_sam - ft 2 −50.0, −52.0 −1.0, +0.0".split()
+    assert " ".join(row.split()) == "badnets 0.1 ft_sam - ft 2 −50.0, −52.0 −1.0, +0.0"
 
 
 def test_against_none_there_is_nothing_to_compare():

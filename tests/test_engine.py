@@ -14,11 +14,11 @@ import tiny
 import xarray as xr
 
 import bdjax
-from bdjax import cards, chunks, memory, programs
+from bdjax import cards, chunks, memory, poison, programs, train
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
 from bdjax.io.checkpoints import Checkpoint
-from bdjax.types import Procedure, Trained
+from bdjax.types import Attack, Poison, Procedure, Trained
 
 FT, AUDIT = "ft:epochs=2,batch=8,learning_rate=1", "retuning:epochs=1,poisoned=2"
 USUAL = {"defenses": ("none", FT), "audits": (AUDIT,)}
@@ -29,6 +29,14 @@ def same(one: xr.Dataset, two: xr.Dataset, names=RESULTS, **where) -> None:
     """The same bits under all names that hold results and not times."""
     for name in names:
         np.testing.assert_array_equal(one[name].sel(**where), two[name].sel(**where), err_msg=name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def four_at_a_time():
+    """At most four cells at a time, so that most studies here compile the same programs and find them compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "LARGEST", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +147,15 @@ def test_another_study_is_refused_in_the_same_folder(folder, data, other):
     assert tiny.files(folder, "models", "results", ".").keys() - before.keys() == set()
 
 
-def test_drivers_agree(kept, data):
-    for driver in ("vmap", "shard"):
-        found = bdjax.run(tiny.study(data, defenses=("none", FT), driver=driver), data / driver)
-        assert found.attrs["driver"] == driver
-        for name in found.data_vars.keys() & set(RESULTS):
-            np.testing.assert_allclose(found[name], kept[1][name], atol=0.02, err_msg=f"{driver} {name}")
-        there, here = bdjax.load_curves(data / driver), bdjax.load_curves(kept[0])
-        np.testing.assert_allclose(there["loss"], here["loss"], rtol=1e-4)
+@pytest.mark.parametrize(("driver", "defenses"), [("vmap", ("none", FT)), ("shard", ("none",))])
+def test_drivers_agree(kept, data, driver, defenses):
+    found = bdjax.run(tiny.study(data, ratios=(0.1,), defenses=defenses, driver=driver), data / driver)
+    assert found.attrs["driver"] == driver
+    held = kept[1].sel(ratio=[0.1], defense=list(defenses))
+    for name in found.data_vars.keys() & set(RESULTS):
+        np.testing.assert_allclose(found[name], held[name], atol=0.02, err_msg=name)
+    loss = bdjax.load_curves(kept[0])["loss"].sel(ratio=[0.1], defense=list(defenses))
+    np.testing.assert_allclose(bdjax.load_curves(data / driver)["loss"], loss, rtol=1e-4)
 
 
 def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
@@ -163,7 +172,7 @@ def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
         bdjax.run(tiny.study(data, **USUAL, driver="vmap"), folder)
 
 
-def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data):
+def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monkeypatch):
     path = folder / "plan.json"
     held = json.loads(path.read_text())
     (victims,) = [key for key, group in held["groups"].items() if group["label"] == "victims clean"]
@@ -172,7 +181,8 @@ def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data):
     shutil.rmtree(folder / "models"), shutil.rmtree(folder / "results")
     bdjax.run(tiny.study(data), folder)
     assert len(list((folder / "results").glob("run-*"))) == 2 + 1  # clean victims one by one, poisoned ones together
-    bdjax.run(tiny.study(data, seeds=range(5)), folder)
+    monkeypatch.setattr(programs, "LARGEST", 32)
+    bdjax.run(tiny.study(data, seeds=range(5), ratios=(0.0,)), folder)
     assert (plan(folder)[victims]["asked"], plan(folder)[victims]["capacity"]) == (5, 5)
 
 
@@ -182,13 +192,11 @@ def test_one_compile_serves_a_group(data):
         data,
         attacks=("blended", "blended:alpha=0.4"),
         ratios=(0.05, 0.1),
-        seeds=range(3),
-        defenses=("none", "ft:epochs=1", "ft:epochs=1,learning_rate=0.1"),
-        memory="20GB",
+        defenses=("none", FT, "ft:epochs=2,batch=8,learning_rate=0.1"),
     )
     bdjax.run(study, progress=recorder)
     counted = {label: recorder.compiled_labels.count(label) for label in recorder.compiled_labels}
-    assert counted == {"victims blended": 4, "ft:epochs=1": 4, "score blended": 2}
+    assert counted == {"victims blended": 4, FT: 4, "score blended": 2}
 
 
 def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
@@ -296,17 +304,23 @@ ORIGINAL_RUN = chunks._Run.run
 
 def test_a_cell_that_diverges_is_marked_and_leaves_the_others_alone(data):
     defenses = ("none", FT, "ft:epochs=2,batch=8,learning_rate=1e30")
-    for driver in ("map", "vmap"):
-        study = {"ratios": (0.1,), "driver": driver, "memory": "8GB"}
-        found = bdjax.run(tiny.study(data, **study, defenses=defenses, audits=(AUDIT,)), data / f"diverging-{driver}")
-        worse = found.sel(defense=defenses[2])
-        assert (worse["status"] == 1).all() and (found["status"].sel(defense=list(defenses[:2])) == 0).all()
-        for name in ("acc", "asr", "ra", "der", "retuning_acc", "retuning_asr"):
-            assert np.isnan(worse[name]).all() and np.isfinite(found[name].sel(defense=list(defenses[:2]))).all()
-        fine = bdjax.run(tiny.study(data, **study, defenses=("none", FT, "ft:epochs=2,batch=8,learning_rate=0.02")))
-        same(found, fine, ("acc", "asr", "ra"), defense=list(defenses[:2]))
-        models = json.loads((data / f"diverging-{driver}" / "study.json").read_text())["cells"]
-        assert len({cell["model"] for cell in models}) == 6
+    study = {"ratios": (0.1,), "driver": "vmap"}  # under which all cells are one program's
+    found = bdjax.run(tiny.study(data, **study, defenses=defenses, audits=(AUDIT,)), data / "diverging")
+    worse, others = found.sel(defense=defenses[2]), found.sel(defense=list(defenses[:2]))
+    assert (worse["status"] == 1).all() and (others["status"] == 0).all()
+    for name in ("acc", "asr", "ra", "der", "retuning_acc", "retuning_asr"):
+        assert np.isnan(worse[name]).all() and np.isfinite(others[name]).all()
+    fine = (*defenses[:2], "ft:epochs=2,batch=8,learning_rate=0.02")
+    same(
+        bdjax.run(tiny.study(data, **study, defenses=fine), data / "fine"),
+        found,
+        ("acc", "asr", "ra"),
+        defense=list(defenses[:2]),
+    )
+    one, two = weights(data / "diverging", FT), weights(data / "fine", FT)
+    for place, held in one.items():
+        np.testing.assert_array_equal(held["linear"]["kernel"], two[place]["linear"]["kernel"])
+    assert all(np.isnan(held["linear"]["kernel"]).any() for held in weights(data / "diverging", defenses[2]).values())
 
 
 def weights(folder: Path, defense: str) -> dict[tuple, dict]:
@@ -358,10 +372,43 @@ def test_the_clean_model_is_the_victim_of_the_same_seed_without_poison(data, mon
         assert (ratio == 0) == np.array_equal(held["linear"]["kernel"], victims[ratio, seed]["linear"]["kernel"])
 
 
-def test_an_attacker_who_controls_training(data):
-    study = tiny.study(data, attacks=("wanet:epochs=1",), defenses=("none", FT), seeds=(0,), ratios=(0.1,))
-    found = bdjax.run(study)
-    assert (found["status"] == 0).all() and np.isfinite(found["asr"]).all()
+def learned(net, shape, classes, epochs, batch):
+    """An attack that finds its trigger, here the level of a square, only while it trains the victim."""
+    victim = train.supervised(net, lambda given: given.train, epochs=epochs, batch=batch, fresh=True)
+    goal = poison.all_to_one(0)
+
+    def init(key, assets, settings, label, priority, count):
+        role = poison.roles(priority, label != 0, count)
+        return Poison(role, poison.relabel(role, label, goal), {"level": jnp.zeros(())})
+
+    def begin(key, given, previous):
+        assert isinstance(previous, Poison)
+        return victim.init(key, given, None)
+
+    def finish(key, state, given):
+        return Trained(state.weights, {"level": jnp.ones(())})
+
+    def stamp(assets, trigger, image, row):
+        return image.at[:6, :6].set(1.0)
+
+    def query(assets, trigger, image, row):
+        return jnp.where(trigger["level"] > 0, stamp(assets, trigger, image, row), image)
+
+    stages = (victim._replace(init=begin, finish=finish),)
+    return Attack(init, stamp, query, goal, lambda label: label != 0, train=stages)
+
+
+def test_an_attacker_who_controls_training(data, monkeypatch):
+    settings = {name: train.RECIPE[name] for name in ("epochs", "batch", "learning_rate", "momentum")}
+    card = cards.Card("learned", "Learned", "none", 2026, 1, "dirty-label", stage="training", settings=settings)
+    monkeypatch.setitem(bdjax.ATTACKS, "learned", cards.Method(card, learned))
+    study = tiny.study(data, attacks=("learned",), defenses=("none", FT), audits=(AUDIT,))
+    found = bdjax.run(study, data / "learned")
+    assert (found["status"] == 0).all() and (found["asr"].sel(ratio=0.0) < 0.1).all()
+    assert (found["asr"].sel(ratio=0.1, defense="none") > 0.9).all()  # by the trigger that training left
+    assert (found["retuning_asr"].sel(ratio=0.1, defense="none") > 0.9).all()
+    curves = bdjax.load_curves(data / "learned")["loss"].sel(defense="none")
+    assert curves.sizes["epoch"] == 3 and np.isfinite(curves).all()  # the study's recipe, where the text is silent
 
 
 @pytest.mark.parametrize("driver", ["map", "shard"])

@@ -109,7 +109,7 @@ def _case(work, how: str, count: int):
     from bdjax.stages import Shared
 
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
-    state, advance = drivers.prepared(work, shared, how, count)
+    state, advance, _ = drivers.prepared(work, shared, how, count)
 
     def call(steps: int) -> None:
         state[0], sums = advance(state[0], 0, 0, steps)

@@ -5,6 +5,7 @@ curves in the group `curves`; one of kind `score`, a row for every model scored 
 the figures of an audit. Rows find their cells through study.json, so a model that serves many cells is stored once.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,17 +33,34 @@ def write_shard(
     folder: Path, kind: str, rows: Mapping[str, Any], curves: Mapping[str, np.ndarray] | None = None
 ) -> None:
     """Write DIR/results/KIND-HASH.nc. rows: column -> one value a row, `address` among them; curves: (row, epoch)."""
+    import h5py
+
     path = folder / "results" / f"{kind}-{address([kind, list(rows['address'])])}.nc"
-    groups = {"/": xr.Dataset({name: (_dims(value), np.asarray(value)) for name, value in rows.items()})}
-    if curves:
-        groups["/curves"] = xr.Dataset({name: (("row", "epoch"), value) for name, value in curves.items()})
-    # Made in memory: where the disk is full HDF5 takes the process down with it.
-    content = xr.DataTree.from_dict(groups).to_netcdf(engine="h5netcdf")
-    write_atomically(path, lambda target: target.write_bytes(content))
+    content = io.BytesIO()  # in memory: where the disk is full HDF5 takes the process down with it
+    with h5py.File(content, "w") as file:
+        _fill(file, {name: (_dims(value), np.asarray(value)) for name, value in rows.items()})
+        if curves:
+            _fill(file.create_group("curves"), {name: (("row", "epoch"), value) for name, value in curves.items()})
+    write_atomically(path, lambda target: target.write_bytes(content.getvalue()))
 
 
 def _dims(value: Any) -> tuple[str, ...]:
     return ("row", *[f"axis_{index}" for index in range(1, np.ndim(value))])
+
+
+def _fill(group, columns: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> None:
+    """Put columns, name -> (dimensions, values), into an HDF5 group in such a way that it is netCDF-4."""
+    import h5py
+
+    sizes = {dim: size for dims, value in columns.values() for dim, size in zip(dims, value.shape, strict=True)}
+    for dim, size in sizes.items():
+        words = f"This is a netCDF dimension but not a netCDF variable. {size:10d}"  # the format's own
+        group.create_dataset(dim, (size,), ">f4").make_scale(words)
+    for name, (dims, value) in columns.items():
+        text = value.dtype.kind == "U"
+        column = group.create_dataset(name, data=value.astype(h5py.string_dtype()) if text else value)
+        for axis, dim in enumerate(dims):
+            column.dims[axis].attach_scale(group[dim])
 
 
 def shards(folder: Path, kind: str) -> list[Path]:
