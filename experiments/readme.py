@@ -38,8 +38,8 @@ def main(folder: str) -> None:
     report.ratio_figure(results).savefig(ROOT / "docs" / "quickstart.svg", metadata={"Date": None})
     readme = ROOT / "README.md"
     filled = re.sub(
-        "(<!-- table -->\n).*?(\n<!-- end of table -->)",
-        lambda found: found[1] + table(results) + found[2],
+        "(<!-- table -->\n).*?(<!-- end of table -->)",
+        lambda found: found[1] + table(results) + "\n" + found[2],
         readme.read_text(),
         flags=re.DOTALL,
     )
