@@ -109,9 +109,8 @@ def _enter(store: Store, work: Work, planned: Plan) -> None:
         cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
         for cell in planned.cells:
             place = tuple(cell[name] for name in key)
-            kept = (
-                cells.get(place, {"audits": {}})["audits"] if cells.get(place, {}).get("model") == cell["model"] else {}
-            )
+            before = cells.get(place, {})
+            kept = before["audits"] if before.get("model") == cell["model"] else {}
             cells[place] = cell | {"audits": kept | cell["audits"]}
         about = {
             text: {"oracle": method.card.oracle, "version": method.card.version}

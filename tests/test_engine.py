@@ -17,6 +17,7 @@ import bdjax
 from bdjax import cards, chunks, memory, poison, programs, train
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
+from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
 from bdjax.types import Attack, Poison, Procedure, Trained
 
@@ -86,6 +87,22 @@ def test_results_are_as_documented(kept, data):
     assert np.isnan(curves["loss"].sel(defense=FT).isel(epoch=2)).all()
     assert (curves["loss"].isel(epoch=-1) < curves["loss"].isel(epoch=0)).sel(defense="none").all()
     found.to_netcdf(data / "all.nc", engine="h5netcdf")
+
+
+def test_shards_are_netcdf(kept):
+    for kind, names in {
+        "run": {"address", "seconds", "status"},
+        "score": {"address", "acc", "asr", "ra", "overlap"},
+    }.items():
+        for path in results.shards(kept[0], kind):
+            with xr.open_dataset(path, engine="h5netcdf") as shard:
+                assert set(shard.data_vars) == names and all(shard[name].dims == ("row",) for name in names)
+                rows = results.read_shard(path)
+                assert shard["address"].values.tolist() == list(rows)
+                (other, *_) = names - {"address"}
+                np.testing.assert_array_equal(shard[other], [row[other] for row in rows.values()])
+    with xr.open_dataset(results.shards(kept[0], "run")[0], engine="h5netcdf", group="curves") as curves:
+        assert curves["loss"].dims == ("row", "epoch")
 
 
 def test_without_a_folder_and_outside_the_main_thread(kept, data, tmp_path, monkeypatch):

@@ -31,14 +31,14 @@ def close(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), ours, theirs)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_parameters_are_as_many_as_published(name):
     net = MODELS[name].make((32, 32, 3), 10, MEAN, STD)
     params = jax.eval_shape(net.init, jax.random.key(0)).params
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_card(name):
     card = MODELS[name].card
     static = {key: setting.default for key, setting in card.settings.items()}
@@ -50,7 +50,7 @@ def test_card(name):
     assert card.name == name and not any(setting.traced for setting in card.settings.values())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_layers_name_the_parameters_and_the_taps_in_forward_order(name):
     net = small(name)
     weights = jax.jit(net.init)(jax.random.key(0))
@@ -70,7 +70,7 @@ def test_the_input_of_the_last_block_s_first_convolution_can_be_tapped():
     assert names[place - 2 : place] == ["layer4_1.bn1", "layer4_1.relu1"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_edits(name, _float64):
     net = small(name)
     weights = jax.jit(net.init)(jax.random.key(0))
@@ -88,7 +88,7 @@ def test_edits(name, _float64):
         net.apply(weights, IMAGES, edit={"relu99": lambda x: x})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_initialisation_is_torch_s(name):
     net = MODELS[name].make((8, 8, 3), 10, MEAN, STD, width=16)
     weights = jax.jit(net.init)(jax.random.key(3))
@@ -145,7 +145,7 @@ def test_a_batch_of_padding_changes_nothing(_float64):
     assert np.all(np.isfinite(value))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_padding_does_not_count(name, _float64):
     net = small(name)
     weights = jax.jit(net.init)(jax.random.key(0))
@@ -154,7 +154,7 @@ def test_padding_does_not_count(name, _float64):
     close((padded[:3], stats), (alone, expected))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_evaluation_changes_no_statistics_and_mixes_no_rows(name, _float64):
     net = small(name)
     weights = jax.jit(net.init)(jax.random.key(0))

@@ -120,7 +120,7 @@ def test_map_gives_the_same_bits_in_any_batch():
             jax.tree.map(np.testing.assert_array_equal, sweep.pick(found[count], index), sweep.pick(found[3], index))
         jax.tree.map(np.testing.assert_array_equal, sweep.pick(swapped, 2 - index), sweep.pick(found[3], index))
     single = sweep.Program(whole(functions, scene), "map")(
-        jnp.zeros(1, jnp.int32), sweep.stack(listed[:1], 1), data, 1, 6
+        jnp.zeros(1, jnp.int32), sweep.stack(listed[:1], 1), data, 1, 5
     )
     jax.tree.map(np.testing.assert_array_equal, sweep.pick(single[1], 0), sweep.pick(found[3], 0))
 

@@ -52,7 +52,7 @@ class Store:
         try:
             for name in ("models", "results", "checkpoints", "claims", "assets", "samples"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._sign(self.writer).write_text(f"{os.getpid()} {socket.gethostname()}")
+            self._live()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -68,6 +68,9 @@ class Store:
             for claim in (self.folder / "claims").glob("*.claim"):
                 if not self._alive(claim.read_text()):
                     claim.unlink()
+            for sign in (self.folder / "claims").glob("*.writer"):
+                if not self._alive(sign.stem):
+                    sign.unlink()
 
     def _sign(self, writer: str) -> Path:
         return self.folder / "claims" / f"{writer}.writer"
@@ -75,7 +78,13 @@ class Store:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             with contextlib.suppress(OSError):
-                self._sign(self.writer).touch()
+                self._live()
+
+    def _live(self) -> None:
+        """Give a sign of life, whole at every moment: which process on which host this is."""
+        new = self.folder / "claims" / f"{self.writer}.new"
+        new.write_text(f"{os.getpid()} {socket.gethostname()}")
+        new.replace(self._sign(self.writer))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
