@@ -28,13 +28,13 @@ def save_tree(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = Non
     Raises:
         TypeError: the tree holds something else, such as a tuple, which would come back as another type.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
     layout: dict[str, Any] = {"empty": [], "keys": {}}
     _flatten(tree, "", arrays, layout)
     texts = {**(metadata or {}), LAYOUT: json.dumps(layout)}
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, texts))
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(arrays, texts)))
 
 
 def _flatten(tree: PyTree, name: str, arrays: dict[str, np.ndarray], layout: dict[str, Any]) -> None:
