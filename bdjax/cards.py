@@ -1,13 +1,13 @@
 """Cards: what a method is, what it needs and what can be set; and the text form `name:setting=value,setting=value`."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bdjax.errors import InvalidInput
 
-ORACLE = frozenset({"clean_model", "target", "triggered", "poisoned", "test"})
+ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
 
 NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
@@ -82,6 +82,7 @@ class Card:
     kind: str  # e.g. "dirty-label, static"; "fine-tuning"; "convolutional network"
     stage: str = ""  # pre-training, in-training, post-training, inference; for an attack: data or training
     needs: tuple[str, ...] = ()  # fields of Given
+    more_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "setting=value" -> further ones
     changes: str = ""  # what of the data or the model it changes
     smallest: int = 1  # pixels: the smallest height and width that it works on
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -89,23 +90,38 @@ class Card:
     departures: tuple[str, ...] = ()  # from the paper, each said as one
 
     def __post_init__(self) -> None:
-        unknown = set(self.needs) - NEEDS
+        unknown = set(self.needs).union(*self.more_needs.values()) - NEEDS
         if unknown:
             raise ValueError(f"card {self.name}: unknown needs {sorted(unknown)}")
         for preset, values in self.presets.items():
             for name, value in values.items():
                 self.settings[name].parse(value, f"{self.name}:preset={preset}: {name}")
 
+    def needs_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The fields of Given that the method needs under these settings, name -> value."""
+        more = [needs for text, needs in self.more_needs.items() if _holds(text, settings)]
+        return tuple(dict.fromkeys([*self.needs, *(name for needs in more for name in needs)]))
+
     @property
     def oracle(self) -> bool:
-        """Whether the method uses what a defender would not have."""
-        return bool(ORACLE & set(self.needs))
+        """Whether the method, as its paper has it, uses what a defender would not have."""
+        return is_oracle(self.needs)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Card":
         """The card that `dataclasses.asdict` took apart, also after a passage through JSON."""
         settings = {name: Setting(**_tuples(setting)) for name, setting in values["settings"].items()}
-        return Card(**_tuples(values) | {"settings": settings})
+        return Card(**_tuples(values) | {"settings": settings, "more_needs": _tuples(values["more_needs"])})
+
+
+def is_oracle(needs: Iterable[str]) -> bool:
+    """Whether some of the fields of Given are what a defender would not have."""
+    return bool(ORACLE & set(needs))
+
+
+def _holds(text: str, settings: Mapping[str, Any]) -> bool:
+    name, _, value = text.partition("=")
+    return str(settings[name]) == value
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

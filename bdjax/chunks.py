@@ -17,8 +17,8 @@ from bdjax.io.trees import load_tree, save_tree
 from bdjax.jobs import Job
 from bdjax.keys import root, stream
 from bdjax.programs import Context
-from bdjax.stages import Cell, Shared
-from bdjax.types import PyTree, Trained, real
+from bdjax.stages import Cell, Shared, scalars
+from bdjax.types import PyTree, Trained
 
 CHECKPOINT_SECONDS = 120.0
 CALL_SECONDS = 2.0
@@ -58,16 +58,9 @@ def ready_cell(context: Context, group: Group, job: Job) -> tuple[Cell, Shared]:
 def _cell(context: Context, group: Group, job: Job) -> Cell:
     work, store = context.work, context.store
     settings = work.attacks[job.attack][0].traced if job.attack is not None else {}
-    cell = Cell(np.uint32(job.seed), np.int32(job.count), _scalars(settings), _scalars(group.settings(job)))
-    if job.model:
-        cell = cell.replace(victim=store.load_model(job.model).weights)
-    if job.clean_model:
-        cell = cell.replace(clean_model=store.load_model(job.clean_model).weights)
-    return cell
-
-
-def _scalars(settings) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, real()) for name, value in settings.items()}
+    cell = Cell(np.uint32(job.seed), np.int32(job.count), scalars(settings), scalars(group.settings(job)))
+    models = {"victim": job.model, "clean_model": job.clean_model, "backdoored": job.backdoored}
+    return cell.replace(**{name: store.load_model(model).weights for name, model in models.items() if model})
 
 
 def _shared(context: Context, group: Group) -> Shared:
@@ -79,7 +72,7 @@ def _shared(context: Context, group: Group) -> Shared:
         if not path.exists():
             text = group.jobs[0].attack
             context.progress.stage(f"prepare {text}", 1)
-            settings = _scalars(context.work.attacks[text][0].traced)
+            settings = scalars(context.work.attacks[text][0].traced)
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
             save_tree(path, made, {"attack": text})

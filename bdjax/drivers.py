@@ -12,7 +12,6 @@ from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.stages import Cell, Shared
-from bdjax.types import real
 from bdjax.work import Work
 
 CELLS, STEPS = 4, 4
@@ -65,8 +64,8 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
     """
     recipe, procedure = work.recipe, work.recipe.stages[0]
-    functions = stages.stage(work.scene, procedure, recipe.card.needs, "measure")
-    settings = {name: np.asarray(value, real()) for name, value in recipe.spec.traced.items()}
+    functions = stages.stage(work.scene, procedure, recipe.needs, "measure")
+    settings = stages.scalars(recipe.spec.traced)
     mesh = sweep.devices_mesh() if how == "shard" else None
     size = -(-count // mesh.size) * mesh.size if mesh else count
     cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)], size)

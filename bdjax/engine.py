@@ -113,8 +113,7 @@ def _enter(store: Store, work: Work, planned: Plan) -> None:
             kept = before["audits"] if before.get("model") == cell["model"] else {}
             cells[place] = cell | {"audits": kept | cell["audits"]}
         about = {
-            text: {"oracle": method.card.oracle, "version": method.card.version}
-            for text, method in work.defenses.items()
+            text: {"oracle": method.oracle, "version": method.card.version} for text, method in work.defenses.items()
         }
         return {
             "base": work.base,

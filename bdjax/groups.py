@@ -73,60 +73,23 @@ def _assets(work: Work, job: Job) -> str | None:
 def _group(work: Work, job: Job, key: str) -> Group:
     attack = work.attacks[job.attack][1] if job.attack is not None else poison.NO_ATTACK
     scene = work.scene._replace(attack=attack, own=bool(attack.train) and job.kind == "train" and job.method is None)
-    shared = {"key": key, "kind": job.kind, "assets": _assets(work, job), "net": work.net_of(job.method)}
+
+    def group(words, needs=(), stream="score", procedures=(), settings=lambda job: {}, audit=None) -> Group:
+        label, net = " ".join(filter(None, words)), work.net_of(job.method)
+        assets = _assets(work, job)
+        return Group(label, key, job.kind, scene, assets, needs, stream, procedures, settings, net, audit)
+
     if job.kind == "score":
-        return Group(
-            _label("score", job.method, job.attack),
-            scene=scene,
-            needs=(),
-            stream="score",
-            procedures=(),
-            settings=lambda job: {},
-            **shared,
-        )
+        return group(("score", job.method, job.attack))
     if job.kind == "audit":
-        method, audit = work.audits[job.audit], work.audit_of(job.audit, job.method)
-        return Group(
-            _label(job.audit, job.method, job.attack),
-            scene=scene,
-            needs=method.card.needs,
-            stream="audit",
-            procedures=audit.stages,
-            settings=lambda job: work.audits[job.audit].spec.traced,
-            audit=audit,
-            **shared,
-        )
+        needs, audit = work.audits[job.audit].needs, work.audit_of(job.audit, job.method)
+        words, traced = (job.audit, job.method, job.attack), lambda job: work.audits[job.audit].spec.traced
+        return group(words, needs, "audit", audit.stages, traced, audit)
     if job.method is not None:
-        method = work.defenses[job.method]
-        return Group(
-            _label(job.method, job.attack),
-            scene=scene,
-            needs=method.card.needs,
-            stream="defense",
-            procedures=method.stages,
-            settings=lambda job: work.defenses[job.method].spec.traced,
-            **shared,
-        )
+        method, traced = work.defenses[job.method], lambda job: work.defenses[job.method].spec.traced
+        return group((job.method, job.attack), method.needs, "defense", method.stages, traced)
+    words = ("victims", job.attack or "clean")
     if scene.own:
-        return Group(
-            _label("victims", job.attack),
-            scene=scene,
-            needs=("train", "clean"),
-            stream="victim",
-            procedures=attack.train,
-            settings=lambda job: work.attacks[job.attack][0].traced,
-            **shared,
-        )
-    return Group(
-        _label("victims", job.attack or "clean"),
-        scene=scene,
-        needs=work.recipe.card.needs,
-        stream="victim",
-        procedures=work.recipe.stages,
-        settings=lambda job: work.recipe.spec.traced,
-        **shared,
-    )
-
-
-def _label(*words: str | None) -> str:
-    return " ".join(filter(None, words))
+        return group(words, ("train", "clean"), "victim", attack.train, lambda job: work.attacks[job.attack][0].traced)
+    recipe = work.recipe
+    return group(words, recipe.needs, "victim", recipe.stages, lambda job: recipe.spec.traced)

@@ -28,6 +28,7 @@ class Job:
     audit: str | None = None
     model: str | None = None  # address of the model that it starts from
     clean_model: str | None = None
+    backdoored: str | None = None
     trigger: str | None = None  # address of the victim whose training made the trigger
 
 
@@ -92,7 +93,7 @@ class _Listing:
                 "trigger": undefended if attack.train else None,
             }
             cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
-            audits = {audit: self._audit(audit, about) for audit in self.work.audits}
+            audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
             self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
@@ -117,9 +118,9 @@ class _Listing:
 
     def _defended(self, victim: _Victim, defense: str, undefended: str) -> str:
         method = self.work.defenses[defense]
-        needs, own = set(method.card.needs), bool(self.work.attacks[victim.attack][1].train)
+        needs, own = set(method.needs), bool(self.work.attacks[victim.attack][1].train)
         # Who only reads a training set without poison need not know which attack is absent.
-        sees = bool({"target", "triggered", "poisoned"} & needs) or ("train" in needs and victim.count > 0)
+        sees = bool({"target", "triggered", "queries", "poisoned"} & needs) or ("train" in needs and victim.count > 0)
         attack = victim.attack if sees else None
         identity = {
             "make": "defended",
@@ -154,7 +155,7 @@ class _Listing:
         }
         return self._add(identity, kind="score", **about)
 
-    def _audit(self, audit: str, about: dict[str, Any]) -> str:
+    def _audit(self, audit: str, about: dict[str, Any], undefended: str) -> str:
         method = self.work.audits[audit]
         identity = {
             "make": "audit",
@@ -164,5 +165,6 @@ class _Listing:
             "audit": method.spec.identity(),
             "clean": self.rows,
         }
-        clean_model = self._clean_model(set(method.card.needs), about["seed"])
-        return self._add(identity, kind="audit", audit=audit, clean_model=clean_model, **about)
+        backdoored = undefended if "backdoored" in method.needs else None
+        models = {"clean_model": self._clean_model(set(method.needs), about["seed"]), "backdoored": backdoored}
+        return self._add(identity | {"backdoored": backdoored}, kind="audit", audit=audit, **models, **about)

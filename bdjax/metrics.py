@@ -14,7 +14,7 @@ import numpy as np
 from bdjax import sources
 from bdjax.errors import InvalidInput
 from bdjax.poison import counted
-from bdjax.types import Array, Data, Net, Source, Weights
+from bdjax.types import Array, Batch, Data, Net, Source, Weights
 
 BATCH = 256
 
@@ -25,32 +25,34 @@ def counts(net: Net, weights: Weights, clean: Source, triggered: Source, goal, b
     Returns:
         images, correct: over `clean`; counted, hit, kept: over `triggered`. They add over shards of the rows.
     """
-    size = clean.size
-    batch = min(batch, size)
 
-    def predict(source: Source, row: Array):
-        rows = source.read(row)
-        return jnp.argmax(net.apply(weights, rows.image)[0], axis=1), rows
+    def predict(rows: Batch) -> Array:
+        return jnp.argmax(net.apply(weights, rows.image)[0], axis=1)
 
-    def body(index: Array, sums: dict[str, Array]) -> dict[str, Array]:
-        row = index * batch + jnp.arange(batch, dtype=jnp.int32)
-        row = jnp.where(row < size, row, -1)
-        plain, rows = predict(clean, row)
-        stamped, _ = predict(triggered, row)
-        real = row >= 0
+    def found(rows: Batch) -> dict[str, Array]:
+        plain, stamped = predict(rows), predict(triggered.read(rows.row))
+        real = rows.row >= 0
         moved = counted(rows.label, goal) & real
-        found = {
+        right = {
             "images": real,
             "correct": (plain == rows.label) & real,
             "counted": moved,
             "hit": (stamped == goal(rows.label)) & moved,
             "kept": (stamped == rows.label) & moved,
         }
-        return {name: sums[name] + jnp.sum(value, dtype=jnp.int32) for name, value in found.items()}
+        return {name: jnp.sum(value, dtype=jnp.int32) for name, value in right.items()}
 
-    names = ("images", "correct", "counted", "hit", "kept")
-    zero = {name: jnp.zeros((), jnp.int32) for name in names}
-    return jax.lax.fori_loop(0, -(-size // batch), body, zero)
+    return sources.total(clean, found, batch)
+
+
+def accuracy(net: Net, weights: Weights, source: Source, batch: int = BATCH) -> Array:
+    """The share of a source's rows that are given their label, float ()."""
+
+    def right(rows: Batch) -> Array:
+        given = jnp.argmax(net.apply(weights, rows.image)[0], axis=1)
+        return jnp.sum((given == rows.label) * rows.weight)
+
+    return sources.total(source, right, batch) / source.size
 
 
 def rates(sums: dict[str, Array]) -> dict[str, Array]:

@@ -88,7 +88,7 @@ def _answers(planned: dict[str, Any] | None, asked: int, memory_asked: str) -> b
 
 
 def _usual(context: Context, group: Group) -> int:
-    # A compiled map runs as many cells as there are, so one size serves all groups and they share their draws.
+    # A compiled map runs as many cells as there are, so one size serves all groups at no cost.
     return _whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
 
 
@@ -139,7 +139,7 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
     group.carries, group.steps = [], []
     for index, procedure in enumerate(group.procedures):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cells)
-        group.steps.append(stages.steps(group.scene, procedure, group.needs, one, shared, group.kind == "audit"))
+        group.steps.append(stages.steps(group.scene, procedure, group.needs, one, shared))
         carry = compiled(f"begin {index}", (), cells)[1]
         cells = cells.replace(previous=None)
         group.carries.append(compiled(f"advance {index}", carry, cells)[0])
@@ -166,7 +166,5 @@ def cell_function(group: Group, name: str) -> Callable:
     if kind == "audit":
         return stages.measure(group.scene, group.audit, group.needs, group.net)
     stream_name = f"{group.stream} {index}"
-    functions = stages.stage(
-        group.scene, group.procedures[int(index)], group.needs, stream_name, audit=group.kind == "audit"
-    )
+    functions = stages.stage(group.scene, group.procedures[int(index)], group.needs, stream_name)
     return getattr(functions, kind)

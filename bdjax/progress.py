@@ -30,29 +30,8 @@ class Progress(Protocol):
         """The study ends or is interrupted."""
 
 
-class Silent:
+class Silent(Progress):
     """Tells nobody."""
-
-    def begin(self, models: int, done: int) -> None:
-        """See Progress."""
-
-    def stage(self, label: str, cells: int) -> None:
-        """See Progress."""
-
-    def compiled(self, label: str, seconds: float) -> None:
-        """See Progress."""
-
-    def advanced(self, share: float, steps: int) -> None:
-        """See Progress."""
-
-    def trained(self, models: int) -> None:
-        """See Progress."""
-
-    def scored(self, label: str, acc: float, asr: float) -> None:
-        """See Progress."""
-
-    def end(self) -> None:
-        """See Progress."""
 
 
 class Terminal(Silent):

@@ -98,3 +98,19 @@ def concatenated(first: Source, second: Source) -> Source:
         return _batch(pick(one.image, two.image), pick(one.label, two.label), row)
 
     return Source(first.size + second.size, read)
+
+
+def total(source: Source, function, batch: int = 256) -> PyTree:
+    """The sum over a source's batches of `function(batch) -> pytree`; rows of weight 0 pad the last batch."""
+    batch = min(batch, source.size)
+
+    def read(index: Array) -> PyTree:
+        row = index * batch + jnp.arange(batch, dtype=jnp.int32)
+        return function(source.read(jnp.where(row < source.size, row, -1)))
+
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(read, jnp.int32(0)))
+
+    def body(index: Array, sums: PyTree) -> PyTree:
+        return jax.tree.map(jnp.add, sums, read(index))
+
+    return jax.lax.fori_loop(0, -(-source.size // batch), body, empty)

@@ -1,6 +1,6 @@
 """One cell of a study as pure functions: what is drawn for it, what a method is given, and the steps of its stages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +51,7 @@ class Cell:
     valid: Array | None = None  # int32: rows on which thresholds are chosen
     victim: Weights | None = None
     clean_model: Weights | None = None
+    backdoored: Weights | None = None
     previous: Any = None  # what the stage before left
 
 
@@ -70,6 +71,11 @@ class Scene(NamedTuple):
     own: bool = False  # whether the running stages are the attacker's own training
 
 
+def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """A method's float settings as arrays () of the library's float type."""
+    return {name: np.asarray(value, real()) for name, value in settings.items()}
+
+
 def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     """The cell with its rows and its poison, and the share of clean rows whose copies are poisoned."""
     key, label = root(cell.seed), shared.train.label
@@ -86,7 +92,7 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     return cell.replace(poison=drawn, order=order, clean=clean, valid=valid), overlap
 
 
-def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared, audit: bool = False) -> Given:
+def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
     """What a method is given: the fields that its card needs and no others."""
     whole, attack, needs = sources.split(shared.train), scene.attack, set(needs)
     trigger = None if cell.poison is None else cell.poison.trigger
@@ -96,10 +102,8 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared, audit: 
         wanted = sources.mapped(stamped, lambda batch: batch.replace(label=attack.goal(batch.label)))
         return sources.subset(wanted, cell.order)
 
-    def triggered():
-        if audit:
-            return sources.stamped(shared.test, trigger, attack.query, shared.assets)
-        return sources.subset(sources.stamped(shared.train, trigger, attack.query, shared.assets), cell.clean)
+    def queried(data: Data):
+        return sources.stamped(data, trigger, attack.query, shared.assets)
 
     offers = {
         "train": lambda: sources.poisoned(shared.train, cell.poison, attack, shared.assets),
@@ -108,7 +112,9 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared, audit: 
         "victim": lambda: cell.victim,
         "clean_model": lambda: cell.clean_model,
         "target": lambda: attack.goal,
-        "triggered": triggered,
+        "backdoored": lambda: cell.backdoored,
+        "triggered": lambda: sources.subset(queried(shared.train), cell.clean),
+        "queries": lambda: queried(shared.test),
         "poisoned": poisoned,
         "test": lambda: sources.split(shared.test),
     }
@@ -117,42 +123,41 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared, audit: 
 
 
 class StageFunctions(NamedTuple):
-    """A stage as cell functions for `sweep.Program`, and the number of steps in each of its epochs."""
+    """A stage as cell functions for `sweep.Program`."""
 
     begin: Any  # ((), cell, shared) -> ((), carry)
     advance: Any  # (carry, cell, shared, epoch, start, stop) -> (carry, sums)
     finish: Any  # (carry, cell, shared) -> (carry, (Trained, finite))
-    epochs: int
 
 
-def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...], name: str, audit: bool = False) -> StageFunctions:
+def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...], name: str) -> StageFunctions:
     """The cell functions of one stage; `name` names its random streams."""
 
     def key(cell: Cell) -> Key:
         return stream(root(cell.seed), name)
 
     def begin(state, cell: Cell, shared: Shared):
-        given = door(scene, needs, cell, shared, audit)
+        given = door(scene, needs, cell, shared)
         return state, train.begin(procedure, key(cell), given, cell.previous)
 
     def advance(carry, cell: Cell, shared: Shared, epoch: Array, start: Array, stop: Array):
-        given = door(scene, needs, cell, shared, audit)
+        given = door(scene, needs, cell, shared)
         carry = train.advance(procedure, key(cell), carry, given, epoch, start, stop)
         return carry, carry[1]
 
     def finish(carry, cell: Cell, shared: Shared):
-        trained = train.finish(procedure, key(cell), carry[0], door(scene, needs, cell, shared, audit))
+        trained = train.finish(procedure, key(cell), carry[0], door(scene, needs, cell, shared))
         return carry, (trained, finite(trained.weights))
 
-    return StageFunctions(begin, advance, finish, procedure.epochs)
+    return StageFunctions(begin, advance, finish)
 
 
-def steps(scene: Scene, procedure: Procedure, needs: tuple[str, ...], cell: Cell, shared: Shared, audit: bool) -> int:
+def steps(scene: Scene, procedure: Procedure, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
     """Steps in each epoch of a stage for cells of these shapes."""
 
     def order(cell: Cell, shared: Shared) -> Array:
-        given = door(scene, needs, cell, shared, audit)
-        state, _ = train.begin(procedure, root(cell.seed), given, cell.previous)
+        given = door(scene, needs, cell, shared)
+        state = procedure.init(root(cell.seed), given, cell.previous)
         return procedure.order(root(cell.seed), state, jnp.int32(0), given)
 
     return jax.eval_shape(order, cell, shared).shape[0]
@@ -187,6 +192,6 @@ def measure(scene: Scene, audit: Audit, needs: tuple[str, ...], net: Net):
     def function(state, cell: Cell, shared: Shared):
         key = stream(root(cell.seed), "audit")
         trained = cell.previous if audit.stages else Trained(cell.victim)
-        return state, audit.measure(key, net, trained, door(scene, needs, cell, shared, audit=True))
+        return state, audit.measure(key, net, trained, door(scene, needs, cell, shared))
 
     return function

@@ -83,11 +83,13 @@ class Given(NamedTuple):
     train: Source | None = None  # the training set as the victim sees it
     clean: Source | None = None  # the defender's clean rows; for an attacker that controls training, the clean split
     valid: Source | None = None  # further clean rows, on which thresholds are chosen
-    victim: Weights | None = None
+    victim: Weights | None = None  # the model that is purified or audited
     # What a defender would not have; a method that needs one of these is an oracle and the results say so.
     clean_model: Weights | None = None  # the victim of the same seed at ratio 0
     target: Callable[[Array], Array] | None = None  # the attack's goal: label -> wanted label
+    backdoored: Weights | None = None  # the victim that a defense began with, for audits
     triggered: Source | None = None  # the rows of `clean` with the trigger and their true labels
+    queries: Source | None = None  # the rows of `test` with the trigger and their true labels
     poisoned: Source | None = None  # training rows in the order in which the attack poisons them, stamped, wanted label
     test: Source | None = None
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bdjax import attacks, audits, cards, defenses, memory, models, plugins, selections, study, user_sets
@@ -15,9 +13,9 @@ from bdjax.cards import Card, Spec
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
 from bdjax.keys import root
-from bdjax.stages import Cell, Scene, Shared, door, wrapped
+from bdjax.stages import Cell, Scene, Shared, scalars, steps, wrapped
 from bdjax.study import Study
-from bdjax.types import Array, Attack, Audit, Net, Poison, Procedure, Weights, real
+from bdjax.types import Attack, Audit, Net, Poison, Procedure, Weights, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
@@ -29,7 +27,13 @@ class Method:
 
     spec: Spec
     card: Card
+    needs: tuple[str, ...]  # fields of Given, under its settings
     stages: tuple[Procedure, ...] = ()  # of a defense; an audit is built for the network that it is put to
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it uses what a defender would not have."""
+        return cards.is_oracle(self.needs)
 
 
 @dataclass
@@ -141,37 +145,35 @@ def _check_names(asked: Study) -> None:
 
 def _rehearse(work: Work) -> None:
     """Trace how every defense and audit begins, computing nothing: what cannot be done on these data is refused now."""
-    scene, data = work.scene, Shared(work.dataset.train, work.dataset.test)
-
-    def begin(stage: Procedure, method: Method, victim: Weights, shared: Shared) -> Array:
-        label = shared.train.label
-        clean, valid = (jnp.zeros(scene.classes * count, jnp.int32) for count in (scene.clean, scene.valid))
-        cell = Cell(
-            seed=jnp.uint32(0),
-            count=jnp.int32(0),
-            attack={},
-            settings={name: jnp.asarray(value, real()) for name, value in method.spec.traced.items()},
-            poison=Poison(jnp.zeros(label.shape, jnp.int8), label, {}),
-            order=jnp.arange(label.size, dtype=jnp.int32),
-            clean=clean,
-            valid=valid,
-            victim=victim,
-            clean_model=victim,
-        )
-        given = door(scene, method.card.needs, cell, shared)
-        return stage.order(root(0), stage.init(root(0), given, None), jnp.int32(0), given)
-
+    victim = jax.eval_shape(work.net.init, root(0))
+    _check_memory(work.study, victim)
+    data, label = Shared(work.dataset.train, work.dataset.test), work.dataset.train.label
     asked = [(method.stages, method) for method in work.defenses.values()]
     asked += [(work.audit_of(text, None).stages, method) for text, method in work.audits.items()]
-    victim = jax.eval_shape(work.net.init, root(0))
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
-    if held > memory.budget(work.study.memory):
-        needed = (held + memory.resident() * (jax.default_backend() == "cpu")) // 10**6
-        given = f"{work.study.model}: with its weights alone {needed} MB are held, more than the memory allowed"
-        raise InvalidInput(f"{given}; give more --memory or a narrower model")
     for stages, method in asked:
+        cell = Cell(
+            seed=np.uint32(0),
+            count=np.int32(0),
+            attack={},
+            settings=scalars(method.spec.traced),
+            poison=Poison(np.zeros(label.shape, np.int8), label, {}),
+            order=np.arange(label.size, dtype=np.int32),
+            clean=np.zeros(work.scene.classes * work.scene.clean, np.int32),
+            valid=np.zeros(work.scene.classes * work.scene.valid, np.int32),
+            victim=victim,
+            clean_model=victim,
+            backdoored=victim,
+        )
         if stages:
-            jax.eval_shape(partial(begin, stages[0], method), victim, data)
+            steps(work.scene, stages[0], method.needs, cell, data)
+
+
+def _check_memory(asked: Study, victim: Weights) -> None:
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
+    if held > memory.budget(asked.memory):
+        needed = (held + memory.resident() * (jax.default_backend() == "cpu")) // 10**6
+        given = f"{asked.model}: with its weights alone {needed} MB are held, more than the memory allowed"
+        raise InvalidInput(f"{given}; give more --memory or a narrower model")
 
 
 def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, barred: np.ndarray) -> Scene:
@@ -198,14 +200,14 @@ def _defense(text: str, net: Net, shape, classes: int, fallback: Mapping[str, An
     spec = cards.lookup(text, defenses.DEFENSES, "defense", fallback)
     method = defenses.DEFENSES[spec.name]
     _check_size(method.card, shape)
-    return Method(spec, method.card, method.make(net, shape, classes, **spec.static))
+    return Method(spec, method.card, method.card.needs_of(spec.static), method.make(net, shape, classes, **spec.static))
 
 
 def _audit(text: str, shape) -> Method:
     spec = cards.lookup(text, audits.AUDITS, "audit")
     card = audits.AUDITS[spec.name].card
     _check_size(card, shape)
-    return Method(spec, card)
+    return Method(spec, card, card.needs_of(spec.static))
 
 
 def _shares(asked: Study, dataset: datasets.Dataset, barred: np.ndarray) -> tuple[int, int]:

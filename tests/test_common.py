@@ -93,6 +93,7 @@ class Built(NamedTuple):
     """A method as a study would run it."""
 
     card: Card
+    needs: tuple[str, ...]
     stages: tuple[Procedure, ...]
     audit: Audit | None
     settings: dict[str, float]
@@ -103,7 +104,8 @@ def build(name: str) -> Built:
     spec = lookup(f"{name}:{SMALLEST[name]}", registry, "method")
     made = registry[name].make(network(), SHAPE, CLASSES, **spec.static)
     audit = made if registry is AUDITS else None
-    return Built(registry[name].card, audit.stages if audit else made, audit, dict(spec.traced))
+    card = registry[name].card
+    return Built(card, card.needs_of(spec.static), audit.stages if audit else made, audit, dict(spec.traced))
 
 
 def compiled(function, how: str, *arguments):
@@ -119,8 +121,9 @@ def drawing():
 
     def function(state, cell: Cell, shared: Shared):
         cell, _ = stages.draw(place, cell, shared)
-        victim, clean_model = (place.net.init(jax.random.fold_in(root(cell.seed), number)) for number in range(2))
-        return state, cell.replace(victim=victim, clean_model=clean_model)
+        names = ("victim", "clean_model", "backdoored")
+        keys = [jax.random.fold_in(root(cell.seed), number) for number in range(len(names))]
+        return state, cell.replace(**{name: place.net.init(key) for name, key in zip(names, keys, strict=True)})
 
     def blank(pairs) -> Cell:
         return stack([Cell(jnp.uint32(seed), jnp.int32(count), {}, {}) for seed, count in pairs], 2)
@@ -137,13 +140,13 @@ def cells(pairs, settings: list[dict[str, float]]) -> Cell:
 
 def whole(built: Built):
     """All that a method does with a drawn cell: what its stages leave, sums of the last infos, an audit's figures."""
-    place, needs, audited = scene(), built.card.needs, built.audit is not None
+    place, needs = scene(), built.needs
 
     def function(state, cell: Cell, shared: Shared):
         sums, figures = {}, {}
         for index, procedure in enumerate(built.stages):
-            lifted = stages.stage(place, procedure, needs, f"method {index}", audited)
-            steps = stages.steps(place, procedure, needs, cell, shared, audited)
+            lifted = stages.stage(place, procedure, needs, f"method {index}")
+            steps = stages.steps(place, procedure, needs, cell, shared)
             _, carry = lifted.begin((), cell, shared)
 
             def epoch(number, carry, lifted=lifted, cell=cell, steps=steps):
@@ -214,7 +217,7 @@ def test_cells_in_a_batch_are_what_they_are_alone(name):
 
 def test_one_program_serves_other_seeds_and_counts(name):
     found = run(name)
-    settings, sees = found.built.settings, {"train"} & set(found.built.card.needs)
+    settings, sees = found.built.settings, {"train"} & set(found.built.needs)
     before = found.alone[0]
     assert differ(pick(found.call(cells([(5, 6)], [settings])), 0), before)
     assert differ(pick(found.call(cells([(0, 12)], [settings])), 0), before) == bool(sees)
@@ -269,12 +272,12 @@ def test_a_method_is_given_what_its_card_names_and_no_more(name):
     seen = []
 
     def door(cell: Cell, shared: Shared):
-        seen.append(stages.door(place, built.card.needs, cell, shared, built.audit is not None))
+        seen.append(stages.door(place, built.needs, cell, shared))
         return ()
 
     jax.eval_shape(door, pick(cells(PAIRS, [built.settings]), 0), shared())
     for field in NEEDS:
-        assert (getattr(seen[0], field) is not None) == (field in built.card.needs), field
+        assert (getattr(seen[0], field) is not None) == (field in built.needs), field
     assert set(Given._fields) == NEEDS | {"settings", "augment"}
     assert built.card.oracle == bool(ORACLE & set(built.card.needs))
 
@@ -300,6 +303,9 @@ def test_card_is_complete(name, method):
     assert "https://" in card.citation or "arXiv" in card.citation or "doi" in card.citation
     assert card.stage in STAGES
     assert set(card.needs) <= NEEDS and len(set(card.needs)) == len(card.needs)
+    for text in card.more_needs:
+        setting, value = text.split("=")
+        card.settings[setting].parse(value, text)
     assert all(isinstance(one, str) and one.strip() for one in card.departures)
     for setting, about in card.settings.items():
         assert setting.isidentifier() and about.about, setting

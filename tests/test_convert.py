@@ -1,4 +1,4 @@
-"""PyTorch's weights in our networks give PyTorch's logits and running statistics (see reference/torch_networks.py)."""
+"""PyTorch's weights in our networks give PyTorch's logits and running statistics (see reference/make.py)."""
 
 from pathlib import Path
 

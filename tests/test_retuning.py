@@ -42,7 +42,7 @@ def door(settings, victim, clean, test, augment=lambda key, image: image):
         clean=clean,
         victim=victim,
         poisoned=stamped(sources.split(split(50, 9)), 0),
-        triggered=stamped(test),
+        queries=stamped(test),
         target=jnp.zeros_like,
         test=test,
     )

@@ -54,7 +54,7 @@ def whole(functions, scene):
         def epoch(index, carry):
             return functions.advance(carry, cell, shared, index, 0, steps)[0]
 
-        carry = jax.lax.fori_loop(0, functions.epochs, epoch, carry)
+        carry = jax.lax.fori_loop(0, tiny.EPOCHS, epoch, carry)
         trained, finite = functions.finish(carry, cell, shared)[1]
         return state + 1, (trained.weights, finite, overlap, cell.poison, carry[1])
 

@@ -13,7 +13,8 @@ from bdjax.progress import Silent
 from bdjax.types import Layer, Net, Weights, real
 
 CLASSES, EACH, TESTED = 3, 60, 20
-RECIPE = "epochs=3,batch=32,learning_rate=0.05"
+EPOCHS = 3
+RECIPE = f"epochs={EPOCHS},batch=32,learning_rate=0.05"
 ATTACK = "badnets:size=6"  # which one linear layer learns
 
 

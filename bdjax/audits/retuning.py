@@ -24,7 +24,7 @@ CARD = Card(
     version=1,
     kind="fine-tuning",
     stage="post-training",
-    needs=("clean", "victim", "poisoned", "triggered", "target", "test"),
+    needs=("clean", "victim", "poisoned", "queries", "target", "test"),
     changes="all weights of a copy",
     settings={
         "rows": Setting(1000, "in all, poisoned ones included; no more than there are clean ones", "rows", low=1),
@@ -107,7 +107,7 @@ def _stage(net, rows: int, poisoned: int, fresh: bool, recipe: dict) -> Procedur
 def measure(key, net, trained, given):
     """ACC, ASR and RA after retuning."""
     del key
-    sums = metrics.counts(net, trained.weights, given.test, given.triggered, given.target)
+    sums = metrics.counts(net, trained.weights, given.test, given.queries, given.target)
     return metrics.rates(sums)
 
 

@@ -1,0 +1,1 @@
+"""One step of a method beside its authors' PyTorch code, on the same weights and the same batch."""
