@@ -132,8 +132,10 @@ def _attributes(work: Work) -> dict[str, str]:
     return {
         "config": config(work.study),
         "versions": json.dumps({name: version(name) for name in packages} | {"python": platform.python_version()}),
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "dataset": f"{work.dataset.name} {work.dataset.version}",
+        "device": f"{jax.device_count()} x {device.device_kind}"
+        + (f" ({device.platform})" if device.device_kind != device.platform else ""),
+        "dataset": work.dataset.name,
+        "dataset_version": work.dataset.version,
         "dataset_digest": work.dataset.digest,
         "model": work.study.model,
         "date": datetime.now(UTC).date().isoformat(),

@@ -22,7 +22,7 @@ import bdjax.report
 from bdjax.cards import Card, Setting
 from bdjax.errors import InvalidInput
 from bdjax.report import export, paired, ratio_figure, summary, table, write
-from bdjax.report.figures import COLOURS, INK, ratio_panel
+from bdjax.report.figures import COLOURS, INK, audited_panel, ratio_panel
 from bdjax.report.page import render
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import student
@@ -53,6 +53,7 @@ def synthetic(seeds=4):
     data = {name: (DIMS, value) for name, value in values.items()}
     data |= {"seconds": (DIMS, np.ones(shape)), "status": (DIMS, status), "overlap": (DIMS, np.full(shape, 0.05))}
     data["retuning_asr"] = ((*DIMS, "step"), np.broadcast_to(asr[..., None], (*shape, 3)).copy())
+    data["reactivation_asr"] = (DIMS, np.where(status == 0, asr / 2 + 0.5, np.nan))
     data["sharpness_trace"] = (DIMS, rng.lognormal(2, 1, shape))
     about = {"oracle": ("defense", [False, False, False, True]), "version": ("defense", [1, 1, 2, 1])}
     axes = {"attack": ATTACKS, "ratio": ratios, "seed": np.arange(seeds), "defense": DEFENSES, "step": [0, 10, 20]}
@@ -63,7 +64,13 @@ def _attributes():
     config = {"dataset": "/home/alice/private/digits", "seeds": [0, 1, 2, 3]}
     memory = {"victims": {"predicted": 8.2e8, "observed": 7.9e8}, "ft": {"predicted": 4e8, "observed": None}}
     texts = {"config": config, "versions": {"bdjax": "0.1.0", "jax": "0.10.2"}, "memory": memory}
-    plain = {"device": "1 x cpu", "driver": "map", "dataset": "digits 1.0", "dataset_digest": "9f2c41d0"}
+    plain = {
+        "device": "1 x cpu",
+        "driver": "map",
+        "dataset": "digits",
+        "dataset_version": "1",
+        "dataset_digest": "9f2c41d0",
+    }
     plain |= {"model": "small_cnn", "date": "2026-03-01", "compile_seconds": 31.4, "seconds_total": 203.9}
     return plain | {name: json.dumps(value) for name, value in texts.items()}
 
@@ -266,6 +273,15 @@ def test_figures_take_the_pages_ink_and_repeat_themselves(results):
     assert {"0", "1", "2", "3"} == set(re.findall(r'data-series="(\d)"', one))
     assert 'aria-label="a &quot;label&quot; &lt;b&gt;"' in one
     assert "metadata" not in one and "font-family" not in one
+
+
+def test_audited_panel_shows_both_ratios_where_they_are(results):
+    axes = audited_panel(results, "badnets", "reactivation_asr").axes[0]
+    shown = {(line.get_gid(), line.get_markerfacecolor() == "none"): line for line in axes.lines if line.get_gid()}
+    assert set(shown) == {(f"series-{k}", hollow) for k in range(4) for hollow in (False, True)}
+    line = shown["series-1", False]
+    kept = results["asr"].sel(attack="badnets", ratio=0.1, defense="ft").values[[0, 2, 3]]  # one seed diverged
+    np.testing.assert_allclose([*line.get_xdata(), *line.get_ydata()], [100 * kept.mean(), 50 * kept.mean() + 50])
 
 
 def test_ratio_figure_has_a_panel_an_attack(results):

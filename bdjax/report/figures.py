@@ -117,6 +117,41 @@ def line_panel(values: xarray.DataArray, along: str, style: dict[str, Style]):
 
 
 @_with_settings
+def audited_panel(results: xarray.Dataset, attack: str, name: str):
+    """ASR after an audit, variable `name`, against ASR before it, in percent with both intervals: a point a defense.
+
+    Filled at the attack's largest ratio; hollow at ratio 0, where the audit alone can have brought the trigger in. On
+    the diagonal the audit changed nothing.
+    """
+    figure = _figure((PANEL[0], PANEL[0]))
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
+    before, after = (usable(results, one).sel(attack=attack) * 100 for one in ("asr", name))
+    ratios = before["ratio"].values[np.isfinite(after).any(["defense", "seed"]).values]
+    for ratio in sorted({ratios.max(), *ratios[ratios == 0]}):
+        for defense, style in styles([str(one) for one in results["defense"].values]).items():
+            where = {"ratio": ratio, "defense": defense}
+            _point(axes, student(before.sel(where).values), student(after.sel(where).values), style, bool(ratio))
+    axes.set(xlim=(-4, 104), ylim=(-4, 104), xticks=range(0, 101, 25), yticks=range(0, 101, 25), aspect="equal")
+    axes.set_xlabel("ASR before, %", color=INK)
+    axes.set_ylabel("ASR after, %", color=INK)
+    _dress(axes, INK)
+    return figure
+
+
+def _point(axes, x, y, style: Style, filled: bool) -> None:
+    """One `Interval` of no axes against another."""
+    if not min(x.count, y.count):
+        return
+    group = f"series-{style.index}"
+    bars = {"color": style.colour, "alpha": 0.45, "linewidth": 1, "gid": group}
+    axes.hlines(y.mean, x.low, x.high, **bars)
+    axes.vlines(x.mean, y.low, y.high, **bars)
+    face = {} if filled else {"markerfacecolor": "none", "markeredgewidth": 1.1}
+    _line(axes, [x.mean], [y.mean], style, INK, zorder=3, gid=group, markersize=5.5, **face)
+
+
+@_with_settings
 def key(style: Style):
     """The sample of a defense's line for a legend."""
     figure = _figure((0.42, 0.14), layout="none")

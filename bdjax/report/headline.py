@@ -57,7 +57,7 @@ def _undefended(top: dict[tuple[str, str], Row]) -> str:
     rows.sort(key=lambda row: row.measures["asr"].mean)
     weakest, strongest = rows[0], rows[-1]
     span = f"{percent(weakest.measures['asr'].mean)}%"
-    if len(rows) > 1:
+    if len(rows) > 1 and percent(weakest.measures["asr"].mean) != percent(strongest.measures["asr"].mean):
         span += f" ({discreet(weakest.attack)}) to {percent(strongest.measures['asr'].mean)}%"
         span += f" ({discreet(strongest.attack)})"
     accuracy = percent(fmean(row.measures["acc"].mean for row in rows))

@@ -24,10 +24,11 @@ class Panel(NamedTuple):
 
 
 class Audits(NamedTuple):
-    """What the audits measured: numbers in a table, curves in figures."""
+    """What the audits measured: numbers in a table, ASR against what it was before, and curves in figures."""
 
     names: list[str]
     rows: list[Row]
+    after: dict[str, list[Panel]]
     curves: dict[str, list[Panel]]
 
 
@@ -92,7 +93,18 @@ def audits(results: xarray.Dataset, defenses: list[str]) -> Audits:
         if len(dims) == 1:
             curves[name] = _panels(usable(results, name), dims[0], defenses, f"audit-{k}")
     rows = [row for row in table(results, tuple(plain)) if any(one.count for one in row.measures.values())]
-    return Audits(plain, rows if plain else [], {name: panels for name, panels in curves.items() if panels})
+    after = {name: _audited(results, name, f"after-{k}") for k, name in enumerate(plain) if name.endswith("_asr")}
+    after, curves = ({name: panels for name, panels in drawn.items() if panels} for drawn in (after, curves))
+    return Audits(plain, rows if plain else [], after, curves)
+
+
+def _audited(results: xarray.Dataset, name: str, prefix: str) -> list[Panel]:
+    panels = []
+    for k, attack in enumerate(str(one) for one in results["attack"].values):
+        if np.isfinite(usable(results, name).sel(attack=attack)).any():
+            figure = figures.audited_panel(results, attack, name)
+            panels.append(Panel(attack, "", _svg(figure, f"{prefix}-{k}", f"ASR after and before under {attack}")))
+    return panels
 
 
 def reach(rows: list[Pair], measure: str) -> float:
@@ -104,7 +116,7 @@ def reach(rows: list[Pair], measure: str) -> float:
 def origin(results: xarray.Dataset) -> Origin:
     """Where the numbers come from; texts are cut of absolute paths."""
     attrs = results.attrs
-    known = ("dataset", "dataset_digest", "model", "device", "driver", "date")
+    known = ("dataset", "dataset_version", "dataset_digest", "model", "device", "driver", "date")
     plain = {name: str(attrs[name]) for name in known if name in attrs}
     times = {"compiling": "compile_seconds", "whole run": "seconds_total"}
     spent = {label: duration(float(attrs[name])) for label, name in times.items() if name in attrs}
