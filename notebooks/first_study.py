@@ -43,9 +43,7 @@ results.asr.mean("seed").sel(attack="badnets").to_pandas()
 
 # %%
 print(report.summary(results))
-first, second = study.defenses[2], study.defenses[1]
-for pair in report.paired(results, first, second):
-    print(pair.attack, pair.ratio, pair.measures["asr"])
+print(report.differences(results))
 
 # %%
 figure = report.ratio_figure(results)
