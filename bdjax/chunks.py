@@ -71,7 +71,7 @@ def _shared(context: Context, group: Group) -> Shared:
         path = context.store.assets_path(group.assets)
         if not path.exists():
             text = group.jobs[0].attack
-            context.progress.stage(f"prepare {text}", 1)
+            context.progress.stage(f"prepare {text}", 0)
             settings = scalars(context.work.attacks[text][0].traced)
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)

@@ -52,6 +52,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     Raises:
         InvalidInput: not even one cell fits.
     """
+    context.progress.stage(f"compile {group.label}", 0)
     asked, memory_asked = _usual(context, group), context.work.study.memory
     planned = context.plan["groups"].get(group.key)
     if _answers(planned, asked, memory_asked):

@@ -12,7 +12,7 @@ class Progress(Protocol):
         """A study begins: models in all, and how many are there already."""
 
     def stage(self, label: str, cells: int) -> None:
-        """Work on a group's chunk begins."""
+        """Work on a chunk of a group begins, or, with 0 cells, on what must be there first."""
 
     def compiled(self, label: str, seconds: float) -> None:
         """A program was compiled."""
@@ -66,7 +66,7 @@ class Terminal(Silent):
     def stage(self, label: str, cells: int) -> None:
         """See Progress."""
         self._cells, self._since = cells, time.perf_counter()
-        self._bars.update(self._task, description=f"{label} ({cells} cells)")
+        self._bars.update(self._task, description=f"{label} ({cells} cells)" if cells else label)
 
     def compiled(self, label: str, seconds: float) -> None:
         """See Progress."""
