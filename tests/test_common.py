@@ -26,19 +26,52 @@ from bdjax.types import Audit, Data, Given, Procedure, Trained, real
 
 SHAPE, CLASSES, ROWS, TESTED = (8, 8, 3), 3, 48, 12
 
+INVERSION = (
+    "width=1,blocks=0,batch=8,pretraining_epochs=1,mask_epochs=1,generator_epochs=1,unlearning_epochs=1,rounds=1,"
+    "image_bound=100,feature_bound=100"
+)
+
+CHOSEN = "relative=true,allowed=0.1"
+
 SMALLEST = {
     "none": "epochs=1,batch=16",
     "ft": "epochs=1,batch=8",
     "ft_sam": "epochs=1,batch=8",
     "npd": "warmup_epochs=1,epochs=1,batch=8,inner_steps=2",
     "exact_purification": "epochs=1,batch=8",
+    "sau": "epochs=1,batch=8,inner_steps=2,radius=1,inner_rate=1",
     "pdb": "epochs=1,batch=16,size=2,copies=1,angle=90",
     "abl": "isolation_epochs=1,epochs=1,unlearning_epochs=1,batch=16,one_in=8,drop_epoch=0",
+    "nad": "teacher_epochs=1,epochs=1,batch=8",
+    "fst": "epochs=1,batch=8",
+    "bti_dbf": INVERSION,
+    "pam": INVERSION,
+    "anp": f"iterations=3,batch=8,inner_steps=2,learning_rate=5,choose=valid,tried=4,threshold=0.9,{CHOSEN}",
+    "clp": f"choose=valid,tried=4,u=0.5,{CHOSEN}",
+    "fine_pruning": f"epochs=1,batch=8,{CHOSEN}",
+    "i_bau": "rounds=1,batch=8,terms=2",
+    "tsbd": "unlearning_epochs=2,unlearning_rate=0.1,epochs=1,batch=8",
     "retuning": "rows=10,poisoned=2,epochs=1,batch=5",
+    "reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
+    "connectivity": "points=3,epochs=1,batch=8",
 }
 """Settings at which a defense or an audit takes a moment and shows on a few small images."""
 
-OTHER = {"abl": {"gamma": 2.0}, "npd": {"radius": 0.1, "enough": 1.0}, "pdb": {"dimmed": 1.0}}
+NARROW = {"image_bound": 0.0, "feature_bound": 0.0, "reversed": 0.5}
+
+OTHER = {
+    "abl": {"gamma": 2.0},
+    "npd": {"radius": 0.1, "enough": 1.0},
+    "pdb": {"dimmed": 1.0},
+    "sau": {"adversarial_weight": 0.0, "divergence_weight": 1000.0},
+    "bti_dbf": NARROW,
+    "pam": NARROW,
+    "anp": {"allowed": 0.0},
+    "i_bau": {"radius": 0.01},
+    "tsbd": {"unlearning_rate": 1.0, "stop": 0.0},
+    "clp": {"allowed": 0.0, "u": 2.0},
+    "fine_pruning": {"allowed": 0.0},
+}
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -284,7 +317,11 @@ def test_a_method_is_given_what_its_card_names_and_no_more(name):
 
 @pytest.mark.parametrize(("name", "method"), CARDS)
 def test_make_takes_the_static_settings_of_the_card(name, method):
-    fixed = ("shape", "classes", "mean", "std") if name in MODELS else ("net", "shape", "classes")
+    fixed = ("net", "shape", "classes")
+    if name in MODELS:
+        fixed = ("shape", "classes", "mean", "std")
+    if name in ANALYSES:
+        fixed = ("folder", "attack", "ratio", "defenses", "seeds")
     parameters = inspect.signature(method.make).parameters
     assert tuple(parameters)[: len(fixed)] == fixed
     taken = list(parameters.values())[len(fixed) :]

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "types", "progress"),
     ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "plugins", "sweep"),
     ("metrics", "train", "models"),
-    ("attacks", "selections", "defenses", "audits", "detection", "analysis"),
+    ("attacks", "selections", "defenses", "audits", "detection"),
     ("stages", "io", "study"),
     ("ratios", "user_sets", "samples", "report"),
     ("work",),
@@ -23,7 +23,7 @@ LAYERS = (
     ("groups",),
     ("programs",),
     ("chunks",),
-    ("engine",),
+    ("engine", "analysis"),
     ("cli",),
 )
 """Modules and packages of bdjax from the bottom: each imports from layers below its own, a package also from itself."""

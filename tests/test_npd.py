@@ -59,10 +59,13 @@ def make(net, **static):
     return NPD.make(net, SHAPE, CLASSES, **spec.static | static)
 
 
-def test_layer_goes_where_the_authors_put_it():
-    assert default_tap(network("preact_resnet18", width=1)) == "layer4_1.relu1"
-    assert default_tap(network("resnet18", width=1)) == "layer4_0.relu2"
-    assert default_tap(network(width=1)) == "relu2"
+TAPS = {"preact_resnet18": "layer4_1.relu1", "resnet18": "layer4_0.relu2", "small_cnn": "relu2"}
+"""In preact_resnet18 the authors' place; in others what feeds the last block."""
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].make.__module__.startswith("bdjax.")])
+def test_every_model_has_a_place_for_the_layer(name):
+    assert default_tap(network(name, width=1)) == TAPS[name]
 
 
 def test_layer_changes_nothing_at_first(net, victim, data):
@@ -187,5 +190,23 @@ def test_stages_wrap_the_network_once(net, warmup):
 
 
 def test_unknown_tap_is_refused(net):
-    with pytest.raises(InvalidInput, match="relu9"):
+    with pytest.raises(InvalidInput, match=r"relu9.* choose one of bn1, .*, relu3$"):
         make(net, tap="relu9")
+
+
+def test_a_network_without_a_place_is_refused(net):
+    with pytest.raises(InvalidInput, match=r"no convolution .* give tap, one of pool, linear$"):
+        default_tap(net._replace(layers=net.layers[-2:]))
+
+
+def test_radius_as_it_is_and_scaled(net, victim, data):
+    """At 8x8x3, 192 values, radius 4 scaled is 4 sqrt(192 / 3072) = 1, so that both give the same layer."""
+
+    def layer(radius, **static):
+        settings = SETTINGS | {"radius": radius, "learning_rate": 0.1}
+        stages = make(net, warmup_epochs=0, epochs=1, batch=24, inner_steps=1, **static)
+        return run(stages, data, victim, settings).weights.params["polarizer"]["conv"]["kernel"]
+
+    plain = layer(1.0)
+    np.testing.assert_allclose(layer(4.0, scale_radius=True), plain, atol=1e-7)
+    assert float(jnp.abs(layer(0.5) - plain).max()) > 1e-6

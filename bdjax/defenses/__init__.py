@@ -1,12 +1,22 @@
 """Defenses: training rules that never see the attack."""
 
 from bdjax.defenses.abl import ABL
+from bdjax.defenses.anp import ANP
+from bdjax.defenses.bti_dbf import BTI_DBF
+from bdjax.defenses.clp import CLP
 from bdjax.defenses.exact_purification import EXACT_PURIFICATION
+from bdjax.defenses.fine_pruning import FINE_PRUNING
+from bdjax.defenses.fst import FST
 from bdjax.defenses.ft import FT
 from bdjax.defenses.ft_sam import FT_SAM
+from bdjax.defenses.i_bau import I_BAU
+from bdjax.defenses.nad import NAD
 from bdjax.defenses.none import NONE
 from bdjax.defenses.npd import NPD
+from bdjax.defenses.pam import PAM
 from bdjax.defenses.pdb import PDB
+from bdjax.defenses.sau import SAU
+from bdjax.defenses.tsbd import TSBD
 
 DEFENSES = {
     "none": NONE,
@@ -16,4 +26,14 @@ DEFENSES = {
     "exact_purification": EXACT_PURIFICATION,
     "pdb": PDB,
     "abl": ABL,
+    "sau": SAU,
+    "nad": NAD,
+    "fst": FST,
+    "bti_dbf": BTI_DBF,
+    "pam": PAM,
+    "anp": ANP,
+    "clp": CLP,
+    "fine_pruning": FINE_PRUNING,
+    "i_bau": I_BAU,
+    "tsbd": TSBD,
 }

@@ -62,7 +62,7 @@ def pair(name: str = "preact_resnet18", width: int = 4, size: int = 32, seed: in
 
 def weights(net: Net, module: torch.nn.Module) -> Weights:
     """The weights of a PyTorch module as ours."""
-    return from_torch({name: value.detach().numpy() for name, value in module.state_dict().items()}, net)
+    return from_torch({name: value.detach().numpy().copy() for name, value in module.state_dict().items()}, net)
 
 
 def batch(count: int = 8, size: int = 32, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

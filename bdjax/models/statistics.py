@@ -1,0 +1,33 @@
+"""Statistics of batch normalisation made anew for weights that were never trained, such as points between two models.
+
+Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, Averaging Weights Leads to Wider Optima and Better Generalization, UAI
+2018, arXiv:1803.05407, section 3.2: one pass over the rows, every row of the same weight, instead of the exponential
+average of training.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bdjax import sources
+from bdjax.models.layers import MOMENTUM
+from bdjax.types import Batch, Net, PyTree, Source, Weights
+
+
+def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) -> Weights:
+    """The weights with the mean over batches of each batch's own statistics, batches weighted by their rows.
+
+    Args:
+        net: the network.
+        weights: of it; their statistics are not looked at.
+        source: the rows, read in order and not augmented.
+        batch: rows a pass.
+    """
+    # From moving statistics of 0, training mode leaves MOMENTUM times those of the batch.
+    blank = weights.replace(batch_stats=jax.tree.map(jnp.zeros_like, weights.batch_stats))
+
+    def seen(rows: Batch) -> PyTree:
+        moved = net.apply(blank, rows.image, train=True, weight=rows.weight)[1]
+        return jax.tree.map(lambda leaf: leaf * jnp.sum(rows.weight), moved)
+
+    sums = sources.total(source, seen, batch)
+    return weights.replace(batch_stats=jax.tree.map(lambda leaf: leaf / (MOMENTUM * source.size), sums))

@@ -1,0 +1,107 @@
+"""Does a low attack success rate after purification mean that the backdoor is gone? After Min et al., NeurIPS 2024.
+
+    python -m experiments.superficial_safety FOLDER runs/superficial_safety --size cpu
+
+Victims of several attacks are purified by every defense, then put to the audits: retuned on a few clean rows with five
+poisoned ones, reactivated by a learnt perturbation, joined to the backdoored model by a path. The same is done to
+models that never saw the trigger (ratio 0), which tells what the audit itself brings in. FOLDER holds CIFAR-10 as
+train/<class>/* and test/<class>/*.
+
+Size `cpu` is for two cores: the first 1,000 and 100 images a class, a small network, iterations cut (CUTS prints them),
+and beside it one column of PreActResNet18 of width 16 with one seed. Size `gpu` is the paper's scale with the methods'
+own settings; it has not been run. Machine, time, figures and n: experiments/README.md.
+"""
+
+import argparse
+from pathlib import Path
+
+import bdjax
+from bdjax.cards import lookup
+from bdjax.cli.conduct import conduct
+from experiments.subset import subset
+
+RIVALS = ("ft", "ft_sam", "nad", "fine_pruning", "clp", "anp", "i_bau", "sau", "npd", "fst", "tsbd", "bti_dbf", "pam")
+DEFENSES = ("none", *RIVALS, "exact_purification")
+AUDITS = ("retuning", "reactivation", "connectivity")
+
+CUTS = {
+    "sau": "epochs=20",
+    "anp": "iterations=300",
+    "tsbd": "unlearning_epochs=100",
+    "reactivation": "generator_epochs=10,width=256",
+    "connectivity": "points=6,epochs=10",
+}
+"""Iterations on two cores, where they are not the method's own."""
+
+MAIN = "small_cnn:width=16,stem_stride=2"
+COLUMN = "preact_resnet18:width=16"
+
+
+def cut(names) -> tuple[str, ...]:
+    """The methods as `cpu` runs them."""
+    return tuple(f"{name}:{CUTS[name]}" if name in CUTS else name for name in names)
+
+
+def studies(folder: str, size: str) -> dict[str, bdjax.Study]:
+    """Part of the output folder -> study."""
+    if size == "gpu":
+        common = {"dataset": folder, "ratios": (0.0, 0.05), "seeds": range(3), "defenses": DEFENSES, "audits": AUDITS}
+        attacks = ("badnets", "blended", "sig", "low_frequency", "label_consistent")
+        recipe = "learning_rate=0.1"
+        return {
+            model: bdjax.Study(model=model, attacks=attacks, recipe=recipe, **common)
+            for model in ("resnet18", "preact_resnet18")
+        }
+    main = bdjax.Study(
+        dataset=folder,
+        model=MAIN,
+        attacks=("badnets", "blended", "low_frequency"),
+        ratios=(0.0, 0.1),
+        seeds=range(3),
+        defenses=cut(DEFENSES),
+        audits=cut(AUDITS),
+        recipe="epochs=40,batch=64,learning_rate=0.1",
+        driver="map",
+    )
+    column = bdjax.Study(
+        dataset=folder,
+        model=COLUMN,
+        attacks=("badnets",),
+        ratios=(0.1,),
+        seeds=range(1),
+        defenses=cut(("none", "ft", "ft_sam", "fst", "pam")),
+        audits=cut(("retuning",)),
+        recipe="epochs=10,batch=64,learning_rate=0.1",
+        driver="map",
+    )
+    return {"small_cnn": main, "preact_resnet18": column}
+
+
+def cuts() -> str:
+    """What `cpu` cuts, as a table: the method's own setting and the one that was run."""
+    lines = ["| method | setting | its own | run |", "| --- | --- | --- | --- |"]
+    registry = bdjax.DEFENSES | bdjax.AUDITS
+    for name, text in CUTS.items():
+        before, after = (lookup(asked, registry, "method") for asked in (name, f"{name}:{text}"))
+        for key, value in (after.static | after.traced).items():
+            own = (before.static | before.traced)[key]
+            lines += [f"| {name} | {key} | {own} | {value} |"] if own != value else []
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the arguments, cut the images where the size asks for it, and run."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.superficial_safety")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    given = parser.parse_args()
+    folder = subset(given.folder, given.out / "images", train=1000, test=100) if given.size == "cpu" else given.folder
+    for part, study in studies(str(folder), given.size).items():
+        conduct(study, given.out / part)
+    if given.size == "cpu":
+        print("Iterations that were cut:\n" + cuts())
+
+
+if __name__ == "__main__":
+    main()
