@@ -114,3 +114,8 @@ def total(source: Source, function, batch: int = 256) -> PyTree:
         return jax.tree.map(jnp.add, sums, read(index))
 
     return jax.lax.fori_loop(0, -(-source.size // batch), body, empty)
+
+
+def shuffled(source: Source) -> Source:
+    """The rows in a random order, always the same: a defender's rows come in order of class, and batches must not."""
+    return subset(source, jax.random.permutation(jax.random.key(0), source.size))

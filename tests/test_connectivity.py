@@ -102,7 +102,7 @@ def test_ends_of_both_paths_are_the_two_models(models, statistics):
     assert float(found["comparable"]) == 1
     for place, weights in ((0, victim), (-1, backdoored)):
         if statistics == "estimated":
-            weights = reestimated(net, weights, given.clean, 8)
+            weights = reestimated(net, weights, sources.shuffled(given.clean), 8)
         for name, value in scores(net, weights, given).items():
             np.testing.assert_allclose(found[f"straight_{name}"][place], value, rtol=1e-9)
             np.testing.assert_allclose(found[f"bend_{name}"][place], value, rtol=1e-9)

@@ -62,7 +62,7 @@ def make(
     import numpy as np
     import xarray as xr
 
-    from bdjax import geometry
+    from bdjax import geometry, sources
     from bdjax.analysis import stored
     from bdjax.audits.connectivity import scores
     from bdjax.models.statistics import reestimated
@@ -83,7 +83,7 @@ def make(
 
         def seen(place):
             weights = cell.victim.replace(params=geometry.located(through, *place))
-            return scores(study.net, reestimated(study.net, weights, given.clean, batch), given)
+            return scores(study.net, reestimated(study.net, weights, sources.shuffled(given.clean), batch), given)
 
         grid = jnp.stack(jnp.meshgrid(x, y), axis=-1).reshape(-1, 2)
         found = jax.tree.map(lambda leaf: leaf.reshape(points, points), jax.lax.map(seen, grid))

@@ -127,7 +127,7 @@ def _along(net: Net, middle: Weights, given: Given, points: int, batch: int, sta
         params = geometry.bend(start.params, middles, end.params, place)
         point = Weights(params, geometry.straight(start.batch_stats, end.batch_stats, place))
         if statistics == "estimated":
-            point = reestimated(net, point, given.clean, batch)
+            point = reestimated(net, point, sources.shuffled(given.clean), batch)
         return scores(net, point, given)
 
     places = jnp.tile(jnp.linspace(0, 1, points, dtype=real()), 2)
