@@ -28,6 +28,8 @@ CUTS = {
     "sau": "epochs=20",
     "anp": "iterations=300",
     "tsbd": "unlearning_epochs=100",
+    "bti_dbf": "rounds=2,width=8,pretraining_epochs=10,mask_epochs=10,generator_epochs=10,unlearning_epochs=10",
+    "pam": "rounds=2,width=8,pretraining_epochs=10,mask_epochs=10,generator_epochs=10,unlearning_epochs=10",
     "reactivation": "generator_epochs=10,width=256",
     "connectivity": "points=6,epochs=10",
 }

@@ -175,7 +175,7 @@ def run(trained, text):
 
 
 def test_only_scales_change_and_masks_are_handed_on(trained):
-    left = run(trained, "anp:iterations=30,batch=10,threshold=0.9")
+    left = run(trained, "anp:iterations=30,batch=10,choose=fixed")
     masks, victim = left.carry["mask"], trained[2]
     assert set(masks) == {"bn1", "bn2", "bn3"}
     cut = 0
@@ -200,7 +200,7 @@ def test_chosen_on_held_out_rows_it_loses_no_more_than_allowed(trained):
 
 def test_presets():
     paper, benchmark = (lookup(f"anp:preset={preset}", {"anp": ANP}, "defense") for preset in ("paper", "benchmark"))
-    assert ANP.card.needs_of(paper.static) == ("clean", "victim")
+    assert ANP.card.needs_of(paper.static) == ("clean", "victim", "valid")
     assert set(ANP.card.needs_of(benchmark.static)) == {"clean", "victim", "test", "queries", "target"}
     # 19 thresholds, 0 to 0.9 by 0.05; masks learn at a twentieth of the authors' rate.
     assert (benchmark.static["tried"], benchmark.traced["threshold"]) == (19, 0.9)
