@@ -169,10 +169,11 @@ def finite(weights: Weights) -> Array:
 
 
 def wrapped(net: Net, procedures: Iterable[Procedure]) -> Net:
-    """The network that the last stage's weights belong to."""
+    """The network that the last stage's weights belong to; where it is another one, its `plain` is `net`."""
+    changed = net
     for procedure in procedures:
-        net = procedure.wrap(net)
-    return net
+        changed = procedure.wrap(changed)
+    return net if changed is net else changed._replace(plain=net)
 
 
 def score(scene: Scene, net: Net):

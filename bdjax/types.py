@@ -111,11 +111,13 @@ class Net(NamedTuple):
     (b, height, width, channels) in [0, 1]; logits float (b, classes); with `train` the batch's own statistics are used,
     counted over rows of `weight` 1 alone, and the moving ones are returned updated; `edit` maps a tap's name to a
     function of its activation; taps map every name to its activation, after the edit.
+    `plain`: the network as it was before a defense changed it; None where none has.
     """
 
     init: Callable[[Key], Weights]
     apply: Callable[..., tuple[Array, PyTree, dict[str, Array]]]
     layers: tuple[Layer, ...]
+    plain: "Net | None" = None
 
 
 def everything(label: Array) -> Array:

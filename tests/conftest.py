@@ -9,7 +9,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share what the process th
     cache = tempfile.mkdtemp(prefix="bdjax-tests-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = cache
-    # Most of these tests' time is compiling, and many compile the same.
+    # Most of these tests' time is compiling, and many compile the same; little of it is running.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(cache, "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    flags = " --xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import geometry, sources, train
+from bdjax import geometry, sources, stages, train
 from bdjax.audits.connectivity import CONNECTIVITY, comparable, scores
 from bdjax.cards import lookup
 from bdjax.models.layers import MOMENTUM
@@ -188,6 +188,11 @@ def test_a_changed_network_gives_no_number(models):
     wide = Net(None, apply, ())
     trained, found, given = measured(wide, victim, backdoored, "connectivity:points=3,epochs=1")
     assert not comparable(wide, given) and comparable(net, given._replace(victim=models[0]))
+    # One that wraps the network and leaves the weights' structure is no point of the same space either.
+    (stage,) = audit(net)[0].stages
+    wrapped = stages.wrapped(net, [stage._replace(wrap=lambda net: Net(net.init, net.apply, ()))])
+    assert wrapped.plain is net and stages.wrapped(net, [stage]) is net
+    assert not comparable(wrapped, given._replace(victim=models[0]))
     assert float(found.pop("comparable")) == 0
     assert found["straight_asr"].shape == (3,) and found["bend_barrier"].shape == ()
     assert all(np.isnan(value).all() for value in found.values())

@@ -138,6 +138,25 @@ def test_objective_by_hand():
     np.testing.assert_allclose(value, 0.5 * copied + kept, rtol=1e-6)
 
 
+def test_the_clean_model_is_asked_by_the_network_that_it_was_made_for():
+    """A defense has put in a layer that doubles logits; the clean model, logits (w x, 0), lacks it."""
+
+    def apply(weights, image, *args, **kwargs):
+        return jnp.stack([weights.params["w"] * image[:, 0, 0, 0], jnp.zeros(len(image))], 1), {}, {}
+
+    def doubled(weights, image, *args, **kwargs):
+        return weights.params["layer"] * apply(weights, image)[0], {}, {}
+
+    wide = Net(None, doubled, (), plain=Net(None, apply, ()))
+    generator = Net(None, lambda weights, image: (jnp.zeros_like(image), {}, {}), ())
+    purified = Weights({"w": jnp.array(1.0), "layer": jnp.array(2.0)}, {})
+    given = Given({"epsilon": 0.1, "alpha": 1.0}, None, victim=purified, clean_model=Weights({"w": jnp.array(3.0)}, {}))
+    rows = Batch(jnp.full((1, 1, 1, 1), 0.5), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1))
+    _, info = objective(wide, generator, Weights({}, {}), purified, rows, given)
+    np.testing.assert_allclose(info["kept"], np.log1p(np.exp(-1.5)), rtol=1e-6)
+    np.testing.assert_allclose(info["copied"], 0, atol=1e-7)
+
+
 def test_rates_by_hand():
     """Every image but the first is darkened; what is dark is taken for 0, else white means 1, else the label is seen.
 

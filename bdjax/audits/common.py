@@ -5,4 +5,4 @@ from bdjax.types import Net
 
 def original(net: Net) -> Net:
     """The network as it was before a defense changed it; the clean and the backdoored model are of that one."""
-    return getattr(net, "plain", None) or net
+    return net.plain or net
