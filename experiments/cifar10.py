@@ -10,7 +10,7 @@ The second is the same as
               --driver map --out runs/cifar10
 
 FOLDER holds train/<class>/* and test/<class>/*, all 50,000 + 10,000 images. Cut: a fifth of the images, 8 epochs in
-place of 100, 20 of fine-tuning in place of 100, width 16 in place of 64. Machine, time, figures and n: experiments/README.md.
+place of 100, 20 of fine-tuning in place of 100, width 16 for 64. Machine, time, figures and n: experiments/README.md.
 """
 
 import sys

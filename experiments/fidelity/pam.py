@@ -15,8 +15,7 @@ RHO = 0.5
 def compare(folder: Path) -> dict[str, float]:
     """Relative differences of the changes of the generator and of the model."""
     options = OPTIONS | {"nround": ROUNDS, "use_pam": True, "rho": RHO}
-    figures = whole(folder / "fine_tune" / "BTIDBF", "pam", f"rho={RHO}", options, 100.0)
-    return {f"{what}, change": figure for what, figure in figures.items()}
+    return whole(folder / "fine_tune" / "BTIDBF", "pam", f"rho={RHO}", options, 100.0)
 
 
 COMPARISON = common.Comparison(
