@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import jax
@@ -46,23 +46,15 @@ class Scripts:
 
     def box(self, module, batches):
         """What stands in for their `loader`: it gives the network and the batches."""
-        kept = str(self.kept)
-
-        class Box:
-            def __init__(self, opt):
-                self.device, self.num_classes, self.attack_type = "cpu", opt.num_classes, opt.attack_type
-
-            def get_save_path(self):
-                return kept
-
-            def get_state_dict(self, path=None):
-                return None, None, module
-
-            def get_dataloader(self, **_):
-                return batches
-
         loader = ModuleType("loader")
-        loader.Box = Box
+        loader.Box = lambda opt: SimpleNamespace(
+            device="cpu",
+            num_classes=opt.num_classes,
+            attack_type=opt.attack_type,
+            get_save_path=lambda: str(self.kept),
+            get_state_dict=lambda path=None: (None, None, module),
+            get_dataloader=lambda **_: batches,
+        )
         return loader
 
     def narrowed(self, begin):
@@ -206,11 +198,6 @@ def ours(text: str, made: common.Pair, start: dict) -> list:
     return left
 
 
-def bounds(value: float) -> tuple[dict, str]:
-    """Options and settings under which the generator's two bounds are both `value`."""
-    return {"norm_bound": value, "feat_bound": value}, f"image_bound={value},feature_bound={value}"
-
-
 def lengths(options: dict) -> str:
     """Our settings for the lengths that are in their options."""
     names = {"mround": "mask_epochs", "uround": "generator_epochs", "ul_round": "unlearning_epochs", "nround": "rounds"}
@@ -227,7 +214,7 @@ def whole(folder: Path, method: str, words: str, options: dict, value: float) ->
         options: theirs for `btidbfu.py`.
         value: of the bounds.
     """
-    made, (bound, settings) = pair(), bounds(value)
+    made, bound = pair(), {"norm_bound": value, "feat_bound": value}
     size = (SIZE // 8, SIZE // 8, made.weights.params["linear"]["kernel"].shape[0])
     with tempfile.TemporaryDirectory() as place:
         scripts = Scripts(folder, Path(place))
@@ -237,7 +224,7 @@ def whole(folder: Path, method: str, words: str, options: dict, value: float) ->
         start = scripts.start
         model = copy.deepcopy(made.module)
         last = scripts.run("btidbfu.py", options | bound | named, model, torch_batches(), masks(size))
-    text = f"{method}:{lengths(options)},{settings}" + f",{words}" * bool(words)
+    text = f"{method}:{lengths(options)},image_bound={value},feature_bound={value}" + f",{words}" * bool(words)
     left = ours(text, made, generator(start))
     generators = [trained.carry["generator"] for trained in left if "generator" in trained.carry]
     after, weights = common.weights(made.net, model), left[-1].weights
