@@ -26,12 +26,12 @@ def place(net: Net) -> tuple[str, ...]:
 
 
 def at(params: PyTree, path: tuple[str, ...]) -> Head:
-    """The head at a path into params."""
+    """What is at a path into params; the head at `place`."""
     return reduce(lambda tree, name: tree[name], path, params)
 
 
 def put(params: PyTree, path: tuple[str, ...], head: Head) -> PyTree:
-    """The parameters with another head."""
+    """The parameters with something else at a path, such as another head."""
     if not path:
         return head
     return {**params, path[0]: put(params[path[0]], path[1:], head)}

@@ -20,6 +20,7 @@ from flax import struct
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.defenses import heads
 from bdjax.defenses.attention import distance, resolved
 from bdjax.keys import stream
 from bdjax.models.layers import MOMENTUM
@@ -91,14 +92,10 @@ def repeated_statistics(net: Net, taps: list[str], before: PyTree, after: PyTree
         if layer.kind == "norm":
             times = 1 + sum(names.index(tap) >= index for tap in taps)
             factor = (1 - (1 - MOMENTUM) ** times) / MOMENTUM
-            changed = _moved(changed, before, layer.path, factor)
+            old, new = (heads.at(tree, layer.path) for tree in (before, after))
+            moved = jax.tree.map(lambda old, new, factor=factor: old + factor * (new - old), old, new)
+            changed = heads.put(changed, layer.path, moved)
     return changed
-
-
-def _moved(after: PyTree, before: PyTree, path: tuple[str, ...], factor: float) -> PyTree:
-    if not path:
-        return jax.tree.map(lambda new, old: old + factor * (new - old), after, before)
-    return {**after, path[0]: _moved(after[path[0]], before[path[0]], path[1:], factor)}
 
 
 def distilled(
