@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "bdjax"
 
 LAYERS = (
     ("errors", "types", "progress"),
-    ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "plugins", "sweep"),
+    ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "optimizers", "plugins", "sweep"),
     ("metrics", "train", "models"),
     ("attacks", "selections", "defenses", "audits", "detection"),
     ("stages", "io", "study"),

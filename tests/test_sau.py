@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import optimizers, sources, train
 from bdjax.cards import lookup
 from bdjax.defenses.sau import (
     SAU,
@@ -210,7 +210,7 @@ def test_the_papers_weights():
 
 def test_amsgrad_by_hand():
     """A gradient of 1 moves by the rate; after one of 0 the largest square, 0.001, is still the first's."""
-    rule = train.amsgrad(0.1)
+    rule = optimizers.amsgrad(0.1)
     state = rule.init(jnp.zeros(()))
     first, state = rule.update(jnp.array(1.0), state)
     second, state = rule.update(jnp.array(0.0), state)
@@ -227,7 +227,7 @@ def test_without_a_fooled_row_it_is_adam_on_clean_rows():
         batch = sources.split(rows).read(jnp.arange(10))
         return train.cross_entropy(net.apply(victim.replace(params=params), batch.image)[0], batch.label, batch.weight)
 
-    rule = train.amsgrad(1e-4)
+    rule = optimizers.amsgrad(1e-4)
     updates, _ = rule.update(jax.grad(loss)(victim.params), rule.init(victim.params))
     expected = jax.tree.map(jnp.add, victim.params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found.params, expected)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, optimizers, sources, train
 from bdjax.audits import retuning
 from bdjax.audits.common import original
 from bdjax.cards import Card, Method, Setting
@@ -116,7 +116,7 @@ def objective(net: Net, generator: Net, weights: Weights, retuned: Weights, batc
 
 def _stage(net: Net, generator: Net, clean_rows: int, triggered_rows: int, epochs: int, batch: int) -> Procedure:
     def rule(given: Given) -> optax.GradientTransformation:
-        return train.sgd(given.settings["generator_rate"], given.settings["generator_momentum"])
+        return optimizers.sgd(given.settings["generator_rate"], given.settings["generator_momentum"])
 
     def init(key, given, previous):
         weights = generator.init(stream(key, "generator"))

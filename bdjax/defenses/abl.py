@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.types import Array, Net, Procedure, PyTree, Source, Trained, Weights
@@ -109,7 +109,7 @@ def _stage(net: Net, *, part, objective, rate, finish, epochs: int, batch: int, 
     """
 
     def rule(given, learning_rate):
-        return train.sgd(learning_rate, given.settings["momentum"], given.settings["weight_decay"], nesterov=True)
+        return optimizers.sgd(learning_rate, given.settings["momentum"], given.settings["weight_decay"], nesterov=True)
 
     def init(key, given, previous):
         if previous is None:

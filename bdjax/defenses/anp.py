@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import thresholds
 from bdjax.defenses.pruning import entries, norms, once, scaled, share
@@ -130,7 +130,7 @@ def learning(net: Net, *, iterations: int, batch: int, inner_steps: int, project
     layers = norms(net, "anp")
 
     def rule(given: Given):
-        return train.sgd(given.settings["learning_rate"], given.settings["momentum"])
+        return optimizers.sgd(given.settings["learning_rate"], given.settings["momentum"])
 
     def init(key, given, previous):
         del key, previous

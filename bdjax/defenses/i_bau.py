@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.types import Array, Batch, Key, Net, Procedure, PyTree, Trained, Weights, real
@@ -150,7 +150,7 @@ class State:
 def make(net, shape, classes, *, rounds, batch, optimizer, terms, one_in, least, augment):
     """Rounds of one perturbation pass and one unlearning pass over the clean rows."""
     del classes
-    rule = {"adam": optax.adam, "amsgrad": train.amsgrad}[optimizer]
+    rule = {"adam": optax.adam, "amsgrad": optimizers.amsgrad}[optimizer]
 
     def read(key, rows, given):
         found = given.clean.read(rows)

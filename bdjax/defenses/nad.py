@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.attention import distance, resolved
@@ -141,7 +141,7 @@ def _stage(
 
     def rule(settings, factor) -> optax.GradientTransformation:
         rate = settings["learning_rate"] * factor
-        return train.sgd(rate, settings["momentum"], settings["weight_decay"], nesterov)
+        return optimizers.sgd(rate, settings["momentum"], settings["weight_decay"], nesterov)
 
     def init(key, given, previous):
         del key

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.models.polarizer import OWN, channels_at, forward, inserted, polarized
@@ -230,10 +230,10 @@ def make(net, shape, classes, *, tap, warmup_epochs, epochs, batch, scale_radius
     channels = channels_at(net, tap, shape)
 
     def plain(settings):
-        return train.sgd(settings["warmup_rate"], 0.0)
+        return optimizers.sgd(settings["warmup_rate"], 0.0)
 
     def heavy(settings):
-        return train.sgd(settings["learning_rate"], settings["momentum"], settings["weight_decay"])
+        return optimizers.sgd(settings["learning_rate"], settings["momentum"], settings["weight_decay"])
 
     def insert(net):
         return inserted(net, tap, channels)

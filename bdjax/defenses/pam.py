@@ -9,7 +9,7 @@ the moved weights. Inversion is BTI-DBF's.
 import jax
 import optax
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import inversion, inversion_stages
 from bdjax.defenses.inversion import inverter
@@ -70,7 +70,7 @@ def path_aware(net: Net):
 
 def rule(settings):
     """SGD without weight decay."""
-    return train.sgd(settings["learning_rate"], settings["momentum"])
+    return optimizers.sgd(settings["learning_rate"], settings["momentum"])
 
 
 def make(net, shape, classes, *, tap, width, blocks, rounds, inversions, **static):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import train
+from bdjax import optimizers, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.types import Array, Procedure, PyTree, Trained, Weights
@@ -176,7 +176,7 @@ def make(net, shape, classes, *, epochs, batch, augment, learn_statistics, inner
     def init(key, given, previous):
         del key
         weights = train.start(given, previous)
-        return State(weights, train.amsgrad(0.0).init(weights.params))
+        return State(weights, optimizers.amsgrad(0.0).init(weights.params))
 
     def order(key, state, epoch, given):
         del state, epoch
@@ -195,7 +195,7 @@ def make(net, shape, classes, *, epochs, batch, augment, learn_statistics, inner
             return outer_loss(net, weights, given.victim, image, image + delta, rows, given.settings, learn_statistics)
 
         gradients, (batch_stats, info) = jax.grad(loss, has_aux=True)(state.weights.params)
-        updates, kept = train.amsgrad(given.settings["learning_rate"]).update(gradients, state.optimizer)
+        updates, kept = optimizers.amsgrad(given.settings["learning_rate"]).update(gradients, state.optimizer)
         return State(Weights(optax.apply_updates(state.weights.params, updates), batch_stats), kept), info
 
     def finish(key, state, given):

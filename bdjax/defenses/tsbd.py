@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, optimizers, sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import root, stream
 from bdjax.types import Array, Net, Procedure, PyTree, Trained, Weights, real
@@ -131,7 +131,7 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
     order = _ordered(batch, shuffle)
 
     def rule(given, learning_rate):
-        return train.sgd(-learning_rate, given.settings["momentum"])
+        return optimizers.sgd(-learning_rate, given.settings["momentum"])
 
     def init(key, given, previous):
         del key

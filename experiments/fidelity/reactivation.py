@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 import torchvision
 
 import bdjax
-from bdjax import train
+from bdjax import optimizers
 from bdjax.audits.reactivation import REACTIVATION, objective
 from bdjax.cards import lookup
 from bdjax.models.perturbation import perturbation
@@ -83,7 +83,7 @@ def ours(models: dict[str, common.Pair], rows: list, epochs: int, params: dict) 
     purified, retuned, clean = (models[name].weights for name in MODELS)
     given = Given(settings, None, victim=purified, clean_model=clean)
     net, generator = models["purified"].net, perturbation(SHAPE, WIDTH, MEAN, STD)
-    rule = train.sgd(settings["generator_rate"], settings["generator_momentum"])
+    rule = optimizers.sgd(settings["generator_rate"], settings["generator_momentum"])
 
     @jax.jit
     def step(params, state, batch):
