@@ -15,7 +15,7 @@ from bdjax.io.checkpoints import Checkpoint
 from bdjax.io.store import address
 from bdjax.io.trees import load_tree, save_tree
 from bdjax.jobs import Job
-from bdjax.keys import root, stream
+from bdjax.keys import number, root, stream
 from bdjax.programs import Context
 from bdjax.stages import Cell, Shared, scalars
 from bdjax.types import PyTree, Trained
@@ -117,8 +117,9 @@ class _Run:
         self.length = 4  # steps a call, adapted to CALL_SECONDS
         self.steps = group.steps
 
-    def _call(self, name: str, states: PyTree, *args: int):
-        return self.group.programs[name](states, self.cells, self.shared, self.count, *args)
+    def _call(self, kind: str, index: int, states: PyTree, *args: int):
+        program, streams = self.group.programs[f"{kind} {index}"], number(f"{self.group.stream} {index}")
+        return program(states, self.cells, self.shared, self.count, streams, *args)
 
     def run(self) -> tuple[Trained, np.ndarray]:
         """All stages to their end: the trained cells, stacked, and which of them did not diverge."""
@@ -126,7 +127,7 @@ class _Run:
         for index in range(self.position.stage, len(self.group.procedures)):
             carry = self._begin(index, trained)
             carry = self._epochs(index, carry)
-            _, (trained, finite) = self._call(f"finish {index}", carry)
+            _, (trained, finite) = self._call("finish", index, carry)
             self.position.stage, self.position.epoch, self.position.step = index + 1, 0, 0
         return trained, np.asarray(finite)[: self.count]
 
@@ -137,7 +138,7 @@ class _Run:
             self.resumed = False
             carry = self.checkpoint.restore(self.group.carries[index])
         else:
-            carry = self._call(f"begin {index}", ())[1]
+            carry = self._call("begin", index, ())[1]
         self.cells = self.cells.replace(previous=None)
         return carry
 
@@ -148,7 +149,7 @@ class _Run:
             while position.step < steps:
                 stop = min(steps, position.step + self.length)
                 begun = time.perf_counter()
-                carry, sums = self._call(f"advance {index}", carry, position.epoch, position.step, stop)
+                carry, sums = self._call("advance", index, carry, position.epoch, position.step, stop)
                 jax.block_until_ready(sums)
                 self._took(time.perf_counter() - begun, stop - position.step)
                 position.step = stop

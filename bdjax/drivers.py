@@ -11,6 +11,7 @@ from bdjax import memory, stages, sweep
 from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
+from bdjax.keys import number
 from bdjax.stages import Cell, Shared
 from bdjax.work import Work
 
@@ -64,17 +65,18 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
     """
     recipe, procedure = work.recipe, work.recipe.stages[0]
-    functions = stages.stage(work.scene, procedure, recipe.needs, "measure")
+    functions = stages.stage(work.scene, procedure, recipe.needs)
     settings = stages.scalars(recipe.spec.traced)
     mesh = sweep.devices_mesh() if how == "shard" else None
     size = -(-count // mesh.size) * mesh.size if mesh else count
     cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)], size)
     draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how, mesh)
     cells = draw((), cells, shared, count)[1]
-    carry = sweep.Program(functions.begin, how, mesh)((), cells, shared, count)[1]
+    streams = number("measure")
+    carry = sweep.Program(functions.begin, how, mesh)((), cells, shared, count, streams)[1]
     program = sweep.Program(functions.advance, how, mesh)
-    program.compile(carry, cells, shared, *[np.int32(0)] * 4)
-    return [carry], lambda carry, *steps: program(carry, cells, shared, count, *steps), program.bytes
+    program.compile(carry, cells, shared, *[np.int32(0)] * 5)
+    return [carry], lambda carry, *steps: program(carry, cells, shared, count, streams, *steps), program.bytes
 
 
 def _seconds(work: Work, shared: Shared, how: str) -> float | None:

@@ -6,6 +6,7 @@ Keys are threefry, named outright: the only kind that draws the same numbers ins
 import hashlib
 
 import jax
+import numpy as np
 
 from bdjax.types import Array, Key
 
@@ -15,7 +16,11 @@ def root(seed: int | Array) -> Key:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def stream(key: Key, name: str) -> Key:
-    """The stream called `name`, by a hash that is the same on every machine and in every process."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return jax.random.fold_in(key, int.from_bytes(digest[:4], "big"))
+def number(name: str) -> np.int32:
+    """The number of the stream called `name`: a hash that is the same on every machine and in every process."""
+    return np.int32(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big", signed=True))
+
+
+def stream(key: Key, name: str | Array) -> Key:
+    """The stream called `name`, or that of such a `number`, which may be traced."""
+    return jax.random.fold_in(key, number(name) if isinstance(name, str) else name)

@@ -1,6 +1,6 @@
 """The compiled programs of a group, for as many cells at a time as memory holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,12 @@ from bdjax.work import Work
 
 LARGEST = 32
 """Cells at a time at the most, so that a kill loses little and figures appear early."""
+
+SCALARS = {"begin": 2, "advance": 5, "finish": 2}
+"""How many a stage's programs take: the count of cells, the number of the random streams; epoch, start, stop."""
+
+PARTS = {"begin": ("source", "init", "order", "step"), "advance": ("source", "order", "step"), "finish": ("finish",)}
+"""Of a procedure, what each of its programs is made of."""
 
 
 @dataclass
@@ -69,7 +75,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         "memory": memory_asked,
         "capacity": size,
         "bytes": held,
-        "compile_seconds": round(sum(program.compile_seconds for program in group.programs.values()), 2),
+        "compile_seconds": round(sum(program.compile_seconds for program in set(group.programs.values())), 2),
     }
 
     def change(plan: dict) -> dict:
@@ -120,19 +126,22 @@ def _fitting(
 
 
 def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: int) -> int:
-    """Compile a group's programs for `size` cells; the most bytes that one of them holds."""
+    """Compile a group's programs for `size` cells, equal ones once; the most bytes that one of them holds."""
     group.programs.clear()
+    known: dict[Any, tuple[sweep.Program, PyTree]] = {}
 
     def widened(leaf):
         leaf = jnp.asarray(leaf)
         return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
 
     def compiled(name: str, states: PyTree, cells: PyTree):
-        scalars = [jax.ShapeDtypeStruct((), np.int32)] * (4 if name.startswith("advance") else 1)
-        function = cell_function(group, name)
-        program = group.programs[name] = sweep.Program(function, context.driver, context.mesh)
-        found = program.compile(states, cells, shared, *scalars)
-        context.progress.compiled(group.label, program.compile_seconds)
+        same = _identity(group, name, (states, cells))
+        if same not in known:
+            program = sweep.Program(cell_function(group, name), context.driver, context.mesh)
+            scalars = [jax.ShapeDtypeStruct((), np.int32)] * SCALARS.get(name.partition(" ")[0], 1)
+            known[same] = program, program.compile(states, cells, shared, *scalars)
+            context.progress.compiled(group.label, program.compile_seconds)
+        group.programs[name], found = known[same]
         return found
 
     cells = compiled("draw", (), jax.tree.map(widened, cell))[1][0]
@@ -152,6 +161,14 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
     return max(program.bytes for program in group.programs.values())
 
 
+def _identity(group: Group, name: str, arguments: PyTree) -> Hashable:
+    """Programs of a group that are the same have the same identity, and others do not."""
+    kind, _, index = name.partition(" ")
+    parts = [getattr(group.procedures[int(index)], part) for part in PARTS[kind]] if index else [name]
+    leaves, structure = jax.tree.flatten(arguments)
+    return kind, *parts, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
 def first(group: Group, cells: Cell) -> PyTree:
     """What the first stage finds before it: the poison, where it is the attacker's own."""
     return cells.poison if group.scene.own else None
@@ -166,6 +183,4 @@ def cell_function(group: Group, name: str) -> Callable:
         return stages.score(group.scene, group.net)
     if kind == "audit":
         return stages.measure(group.scene, group.audit, group.needs, group.net)
-    stream_name = f"{group.stream} {index}"
-    functions = stages.stage(group.scene, group.procedures[int(index)], group.needs, stream_name)
-    return getattr(functions, kind)
+    return getattr(stages.stage(group.scene, group.procedures[int(index)], group.needs), kind)

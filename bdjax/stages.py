@@ -125,28 +125,31 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Give
 class StageFunctions(NamedTuple):
     """A stage as cell functions for `sweep.Program`."""
 
-    begin: Any  # ((), cell, shared) -> ((), carry)
-    advance: Any  # (carry, cell, shared, epoch, start, stop) -> (carry, sums)
-    finish: Any  # (carry, cell, shared) -> (carry, (Trained, finite))
+    begin: Any  # ((), cell, shared, number) -> ((), carry)
+    advance: Any  # (carry, cell, shared, number, epoch, start, stop) -> (carry, sums)
+    finish: Any  # (carry, cell, shared, number) -> (carry, (Trained, finite))
 
 
-def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...], name: str) -> StageFunctions:
-    """The cell functions of one stage; `name` names its random streams."""
+def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...]) -> StageFunctions:
+    """The cell functions of one stage.
 
-    def key(cell: Cell) -> Key:
-        return stream(root(cell.seed), name)
+    They take the `keys.number` of its random streams, so that equal stages of a method share their programs.
+    """
 
-    def begin(state, cell: Cell, shared: Shared):
+    def key(cell: Cell, number: Array) -> Key:
+        return stream(root(cell.seed), number)
+
+    def begin(state, cell: Cell, shared: Shared, number: Array):
         given = door(scene, needs, cell, shared)
-        return state, train.begin(procedure, key(cell), given, cell.previous)
+        return state, train.begin(procedure, key(cell, number), given, cell.previous)
 
-    def advance(carry, cell: Cell, shared: Shared, epoch: Array, start: Array, stop: Array):
+    def advance(carry, cell: Cell, shared: Shared, number: Array, epoch: Array, start: Array, stop: Array):
         given = door(scene, needs, cell, shared)
-        carry = train.advance(procedure, key(cell), carry, given, epoch, start, stop)
+        carry = train.advance(procedure, key(cell, number), carry, given, epoch, start, stop)
         return carry, carry[1]
 
-    def finish(carry, cell: Cell, shared: Shared):
-        trained = train.finish(procedure, key(cell), carry[0], door(scene, needs, cell, shared))
+    def finish(carry, cell: Cell, shared: Shared, number: Array):
+        trained = train.finish(procedure, key(cell, number), carry[0], door(scene, needs, cell, shared))
         return carry, (trained, finite(trained.weights))
 
     return StageFunctions(begin, advance, finish)

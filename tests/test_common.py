@@ -17,7 +17,7 @@ from bdjax.cards import NEEDS, ORACLE, Card, Method, lookup
 from bdjax.defenses import DEFENSES
 from bdjax.detection import DETECTORS
 from bdjax.io.trees import load_trained, save_trained
-from bdjax.keys import root
+from bdjax.keys import number, root
 from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
 from bdjax.stages import Cell, Scene, Shared
@@ -178,15 +178,15 @@ def whole(built: Built):
     def function(state, cell: Cell, shared: Shared):
         sums, figures = {}, {}
         for index, procedure in enumerate(built.stages):
-            lifted = stages.stage(place, procedure, needs, f"method {index}")
+            lifted, streams = stages.stage(place, procedure, needs), number(f"method {index}")
             steps = stages.steps(place, procedure, needs, cell, shared)
-            _, carry = lifted.begin((), cell, shared)
+            _, carry = lifted.begin((), cell, shared, streams)
 
-            def epoch(number, carry, lifted=lifted, cell=cell, steps=steps):
-                return lifted.advance(carry, cell, shared, number, 0, steps)[0]
+            def epoch(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
+                return lifted.advance(carry, cell, shared, streams, index, 0, steps)[0]
 
             carry = jax.lax.fori_loop(0, procedure.epochs, epoch, carry)
-            _, (trained, _) = lifted.finish(carry, cell, shared)
+            _, (trained, _) = lifted.finish(carry, cell, shared, streams)
             cell, sums = cell.replace(previous=trained), carry[1]
         if built.audit:
             net = stages.wrapped(place.net, built.stages)

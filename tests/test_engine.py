@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -389,6 +390,38 @@ def test_the_clean_model_is_the_victim_of_the_same_seed_without_poison(data, mon
         assert (ratio == 0) == np.array_equal(held["linear"]["kernel"], victims[ratio, seed]["linear"]["kernel"])
 
 
+def draws(net, shape, classes, alike):
+    """A defense of three stages of one step that changes nothing and tells what it drew."""
+
+    def stage() -> Procedure:
+        return Procedure(
+            source=lambda given: given.clean,
+            epochs=1,
+            init=lambda key, given, previous: train.start(given, previous),
+            order=lambda key, state, epoch, given: jnp.zeros((1, 2), jnp.int32),
+            step=lambda key, state, batch, given: (state, {"drawn": jax.random.uniform(key)}),
+            finish=lambda key, state, given: Trained(state),
+        )
+
+    return (stage(),) * 3 if alike else (stage(), stage(), stage())
+
+
+def test_equal_stages_share_their_programs_and_nothing_that_they_draw(folder, data, monkeypatch):
+    settings = {"alike": cards.Setting(True, "whether the stages are one and the same")}
+    card = cards.Card("draws", "Draws", "none", 2026, 1, "tuning", needs=("clean", "victim"), settings=settings)
+    monkeypatch.setitem(DEFENSES, "draws", cards.Method(card, draws))
+    found = []
+    for text in ("draws", "draws:alike=false"):
+        recorder = tiny.Recorder()
+        bdjax.run(tiny.study(data, defenses=(text,), ratios=(0.1,)), folder, recorder)
+        drawn = bdjax.load_curves(folder)["drawn"].sel(defense=text, ratio=0.1).values.reshape(2, 3)
+        found.append((sum(label.startswith("draws") for label in recorder.compiled_labels), drawn))
+    # Drawing the cells; three stages of three programs, of which two of one beginning are left where they are alike.
+    assert [count for count, _ in found] == [1 + 3 + 1, 1 + 3 * 3]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert np.unique(found[0][1]).size == 6
+
+
 def learned(net, shape, classes, epochs, batch):
     """An attack that finds its trigger, here the level of a square, only while it trains the victim."""
     victim = train.supervised(net, lambda given: given.train, epochs=epochs, batch=batch, fresh=True)
@@ -447,8 +480,6 @@ def test_a_study_is_told_apart_from_no_study(tmp_path):
 
 
 def test_checkpoints_keep_types_and_shapes(tmp_path):
-    import jax
-
     state = {
         "keys": jax.random.split(jax.random.key(1), 3),
         "nothing": {},

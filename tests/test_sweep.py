@@ -10,6 +10,7 @@ from bdjax import stages, sweep
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
 from bdjax.defenses.none import NONE
+from bdjax.keys import number
 from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
 from bdjax.stages import Cell, Scene, Shared
@@ -17,6 +18,7 @@ from bdjax.types import Data, real
 
 SHAPE = (16, 16, 3)
 RATIOS_AND_SEEDS = [(0, 0), (18, 0), (0, 1), (18, 1)]
+STREAMS = number("victim 0")
 
 
 def parts():
@@ -29,7 +31,7 @@ def parts():
     spec = lookup(f"none:{tiny.RECIPE}", {"none": NONE}, "defense")
     procedure = NONE.make(net, SHAPE, tiny.CLASSES, **spec.static)[0]
     settings = {name: jnp.asarray(value, real()) for name, value in spec.traced.items()}
-    return stages.stage(scene, procedure, NONE.card.needs, "victim 0"), scene, settings
+    return stages.stage(scene, procedure, NONE.card.needs), scene, settings
 
 
 def shared() -> Shared:
@@ -49,13 +51,13 @@ def whole(functions, scene):
 
     def run(state, cell, shared, steps):
         cell, overlap = stages.draw(scene, cell, shared)
-        carry = functions.begin((), cell, shared)[1]
+        carry = functions.begin((), cell, shared, STREAMS)[1]
 
         def epoch(index, carry):
-            return functions.advance(carry, cell, shared, index, 0, steps)[0]
+            return functions.advance(carry, cell, shared, STREAMS, index, 0, steps)[0]
 
         carry = jax.lax.fori_loop(0, tiny.EPOCHS, epoch, carry)
-        trained, finite = functions.finish(carry, cell, shared)[1]
+        trained, finite = functions.finish(carry, cell, shared, STREAMS)[1]
         return state + 1, (trained.weights, finite, overlap, cell.poison, carry[1])
 
     return run

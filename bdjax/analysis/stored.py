@@ -15,6 +15,7 @@ from bdjax.groups import Group, groups
 from bdjax.io import results
 from bdjax.io.store import Store, read_json
 from bdjax.jobs import Job, plan
+from bdjax.keys import number
 from bdjax.programs import Context
 from bdjax.progress import Silent
 from bdjax.stages import Cell, Shared
@@ -123,14 +124,14 @@ def trained(models: Models) -> Callable[[Cell], Trained]:
 
     def function(cell: Cell, shared: Shared) -> Trained:
         for index, procedure in enumerate(group.procedures):
-            run = stages.stage(group.scene, procedure, group.needs, f"{group.stream} {index}")
+            run, streams = stages.stage(group.scene, procedure, group.needs), number(f"{group.stream} {index}")
             steps = stages.steps(group.scene, procedure, group.needs, cell, shared)
 
-            def epoch(number, carry, run=run, steps=steps, cell=cell):
-                return run.advance(carry, cell, shared, number, 0, steps)[0]
+            def epoch(index, carry, run=run, streams=streams, steps=steps, cell=cell):
+                return run.advance(carry, cell, shared, streams, index, 0, steps)[0]
 
-            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, run.begin((), cell, shared)[1])
-            cell = cell.replace(previous=run.finish(carry, cell, shared)[1][0])
+            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, run.begin((), cell, shared, streams)[1])
+            cell = cell.replace(previous=run.finish(carry, cell, shared, streams)[1][0])
         return cell.previous
 
     return over_seeds(models, function)
