@@ -13,6 +13,7 @@ own settings; it has not been run. Machine, time, figures and n: experiments/REA
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import bdjax
@@ -22,7 +23,8 @@ from experiments.subset import subset
 
 RIVALS = ("ft", "ft_sam", "nad", "fine_pruning", "clp", "anp", "i_bau", "sau", "npd", "fst", "tsbd", "bti_dbf", "pam")
 DEFENSES = ("none", *RIVALS, "exact_purification")
-AUDITS = ("retuning", "reactivation", "connectivity")
+ATTEMPTS = ("retuning", "reactivation")
+PATHS = ("connectivity",)
 
 CUTS = {
     "sau": "epochs=20",
@@ -44,16 +46,17 @@ def cut(names) -> tuple[str, ...]:
     return tuple(f"{name}:{CUTS[name]}" if name in CUTS else name for name in names)
 
 
-def studies(folder: str, size: str) -> dict[str, bdjax.Study]:
-    """Part of the output folder -> study."""
+def studies(folder: str, size: str) -> list[tuple[str, bdjax.Study]]:
+    """Parts of the output folder, and the studies that fill them, in order; paths only where there was poison."""
     if size == "gpu":
-        common = {"dataset": folder, "ratios": (0.0, 0.05), "seeds": range(3), "defenses": DEFENSES, "audits": AUDITS}
+        common = {"dataset": folder, "seeds": range(3), "defenses": DEFENSES, "recipe": "learning_rate=0.1"}
         attacks = ("badnets", "blended", "sig", "low_frequency", "label_consistent")
-        recipe = "learning_rate=0.1"
-        return {
-            model: bdjax.Study(model=model, attacks=attacks, recipe=recipe, **common)
-            for model in ("resnet18", "preact_resnet18")
-        }
+        found = []
+        for model in ("resnet18", "preact_resnet18"):
+            for ratios, audits in (((0.0, 0.05), ATTEMPTS), ((0.05,), PATHS)):
+                study = bdjax.Study(model=model, attacks=attacks, ratios=ratios, audits=audits, **common)
+                found.append((model, study))
+        return found
     main = bdjax.Study(
         dataset=folder,
         model=MAIN,
@@ -61,7 +64,7 @@ def studies(folder: str, size: str) -> dict[str, bdjax.Study]:
         ratios=(0.0, 0.1),
         seeds=range(3),
         defenses=cut(DEFENSES),
-        audits=cut(AUDITS),
+        audits=cut(ATTEMPTS),
         recipe="epochs=40,batch=64,learning_rate=0.1",
         driver="map",
     )
@@ -76,7 +79,8 @@ def studies(folder: str, size: str) -> dict[str, bdjax.Study]:
         recipe="epochs=10,batch=64,learning_rate=0.1",
         driver="map",
     )
-    return {"small_cnn": main, "preact_resnet18": column}
+    paths = replace(main, ratios=(0.1,), audits=cut(PATHS))
+    return [("small_cnn", main), ("preact_resnet18", column), ("small_cnn", paths)]
 
 
 def cuts() -> str:
@@ -99,7 +103,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
     given = parser.parse_args()
     folder = subset(given.folder, given.out / "images", train=1000, test=100) if given.size == "cpu" else given.folder
-    for part, study in studies(str(folder), given.size).items():
+    for part, study in studies(str(folder), given.size):
         conduct(study, given.out / part)
     if given.size == "cpu":
         print("Iterations that were cut:\n" + cuts())
