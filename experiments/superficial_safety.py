@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import bdjax
-from bdjax.cards import lookup
+from bdjax import report
+from bdjax.cards import lookup, split
 from bdjax.cli.conduct import conduct
+from bdjax.report.wording import NOTHING, centre, spread
 from experiments.subset import subset
 
 RIVALS = ("ft", "ft_sam", "nad", "fine_pruning", "clp", "anp", "i_bau", "sau", "npd", "fst", "tsbd", "bti_dbf", "pam")
@@ -103,6 +105,39 @@ def changes() -> str:
     return "\n".join(lines)
 
 
+COLUMNS = {
+    "ACC": ("acc", False),
+    "O-ASR": ("asr", False),
+    "P-ASR": ("retuning_asr", False),
+    "its control": ("retuning_asr", True),
+    "reactivated": ("reactivation_asr", False),
+    "its control ": ("reactivation_asr", True),
+    "DER": ("der", False),
+    "path above half": ("connectivity_straight_backdoored_share", False),
+}
+"""Column -> measure, and whether it is that of the models that never saw the trigger, purified alike."""
+
+
+def table(results, defenses) -> str:
+    """A row an attack and defense at the largest ratio, in percent with intervals over seeds, as Markdown."""
+    results = results.sel(defense=list(defenses))
+    columns = {name: place for name, place in COLUMNS.items() if place[0] in results}
+    rows = report.table(results, tuple({measure for measure, _ in columns.values()}))
+    found = {(row.attack, row.defense, row.ratio): row.measures for row in rows}
+    top = results.ratio.values.max()
+
+    def value(row, measure: str, control: bool) -> str:
+        measures = found.get((row.attack, row.defense, 0.0 if control else top))
+        return f"{centre(measures[measure])} {spread(measures[measure])}".strip() if measures else NOTHING
+
+    lines = ["| attack | defense | n | " + " | ".join(columns) + " |", "| --- " * (3 + len(columns)) + "|"]
+    for row in rows:
+        if row.ratio == top:
+            values = " | ".join(value(row, *place) for place in columns.values())
+            lines.append(f"| {row.attack} | {split(row.defense)[0]} | {row.count} | {values} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Read the arguments, take fewer images where the size asks for it, and run."""
     parser = argparse.ArgumentParser(prog="python -m experiments.superficial_safety")
@@ -111,8 +146,11 @@ def main() -> None:
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
     given = parser.parse_args()
     folder = subset(given.folder, given.out / "images", train=1000, test=100) if given.size == "cpu" else given.folder
-    for part, study in studies(str(folder), given.size):
+    asked = studies(str(folder), given.size)
+    for part, study in asked:
         conduct(study, given.out / part)
+    for part, study in dict(asked).items():
+        print(f"{part}:\n" + table(bdjax.load(given.out / part), study.defenses))
     if given.size == "cpu":
         print("Iterations that are not the methods' own:\n" + changes())
 

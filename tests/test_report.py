@@ -186,6 +186,15 @@ def test_text_table_fits_a_terminal(results):
     assert not any("\x1b" in line for line in lines)
 
 
+def test_long_names_are_spelled_out_below_the_table(results):
+    one, two, other = "pam:rounds=2,width=8", "ft:epochs=20,batch=8", "ft:epochs=30,batch=8"
+    text = summary(results.assign_coords(defense=["none", one, two, "ft"]))
+    assert re.search(r"badnets +0\.1 +pam:… ", text) and "pam:… is rounds=2, width=8" in text.splitlines()
+    assert re.search(r"badnets +0\.1 +ft:… ", text) and re.search(r"badnets +0\.1 +ft ", text)
+    ambiguous = summary(results.assign_coords(defense=["none", one, two, other]))
+    assert "pam:…" in ambiguous and "ft:…" not in ambiguous
+
+
 def test_export_keeps_every_cell_that_was_run(results, tmp_path):
     names = [path.name for path in export(results, tmp_path / "new")]
     assert names == ["results.csv", "results.parquet", "retuning_asr.csv", "retuning_asr.parquet"]

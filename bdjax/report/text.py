@@ -1,7 +1,9 @@
 """Tables for a terminal: plain text, at most 100 columns."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable
+from textwrap import wrap
 
 import xarray
 
@@ -9,6 +11,8 @@ from bdjax.report.tables import UNDEFENDED, Pair, Row, paired, pairs, table
 from bdjax.report.wording import centre, discreet, points, spread
 
 WIDTH = 100
+LONG = 14
+"""Columns of the table, and of a name in it."""
 
 
 def summary(results: xarray.Dataset) -> str:
@@ -19,7 +23,9 @@ def summary(results: xarray.Dataset) -> str:
 def text_table(rows: list[Row]) -> str:
     """Rows as a plain text table of at most 100 columns, measures in percent, ending with what the marks mean."""
     names = ("attack", "ratio", "defense", "n", "ACC %", "ASR %", "RA %", "DER %")
-    return _drawn(names, ("attack", "defense"), map(_cells, rows), _notes(rows))
+    brief = _brief(name for row in rows for name in (row.attack, row.defense))
+    cells = (_cells(row, brief) for row in rows)
+    return _drawn(names, ("attack", "defense"), cells, _notes(rows) + _spelled(brief))
 
 
 def differences(results: xarray.Dataset) -> str:
@@ -31,7 +37,21 @@ def differences(results: xarray.Dataset) -> str:
         return ""
     names = ("attack", "ratio", "paired by seed", "n", "ASR, points", "ACC, points")
     note = "differences in points: mean [95% Student interval over n seeds]; with n below 3 the values"
-    return _drawn(names, ("attack", "paired by seed"), map(_compared, rows), [note])
+    brief = _brief(name for row in rows for name in (row.attack, row.first, row.second))
+    cells = (_compared(row, brief) for row in rows)
+    return _drawn(names, ("attack", "paired by seed"), cells, [note, *_spelled(brief)])
+
+
+def _brief(names: Iterable[str]) -> dict[str, str]:
+    """What long names with settings are called in a table: `name:…`, where no other one would be called the same."""
+    long = {text: text.partition(":")[0] + ":…" for text in names if len(text) > LONG and ":" in text}
+    called = Counter(long.values())
+    return {text: name for text, name in long.items() if called[name] == 1}
+
+
+def _spelled(brief: dict[str, str]) -> list[str]:
+    lines = (f"{name} is {text.partition(':')[2].replace(',', ', ')}" for text, name in brief.items())
+    return [part for line in lines for part in wrap(_printable(line), WIDTH, subsequent_indent="    ")]
 
 
 def _drawn(names: tuple[str, ...], words: tuple[str, ...], rows: Iterable[list[str]], notes: list[str]) -> str:
@@ -53,21 +73,23 @@ def _drawn(names: tuple[str, ...], words: tuple[str, ...], rows: Iterable[list[s
     return "\n".join([*(line for line in lines if line), *notes]) + "\n"
 
 
-def _compared(pair: Pair) -> list[str]:
+def _compared(pair: Pair, brief: dict[str, str]) -> list[str]:
     asr, acc = (pair.measures[name] for name in ("asr", "acc"))
     figures = [f"{centre(one, points)} {spread(one, points)}".strip() for one in (asr, acc)]
-    names = f"{pair.first} - {pair.second}"
-    return [_printable(pair.attack), f"{pair.ratio:g}", _printable(names), f"{asr.count}", *figures]
+    attack, first, second = (brief.get(name, name) for name in (pair.attack, pair.first, pair.second))
+    names = f"{first} - {second}"
+    return [_printable(attack), f"{pair.ratio:g}", _printable(names), f"{asr.count}", *figures]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, brief: dict[str, str]) -> list[str]:
     acc, asr, ra, der = (row.measures[name] for name in ("acc", "asr", "ra", "der"))
-    name = row.defense + (" *" if row.oracle else "")
+    name = brief.get(row.defense, row.defense) + (" *" if row.oracle else "")
     count = f"{row.count}" + ("!" if row.diverged else "")
     whole = [f"{centre(one)} {spread(one)}".strip() for one in (acc, asr)]
     if row.impossible and not row.count:
         whole = ["impossible", "–"]
-    return [_printable(row.attack), f"{row.ratio:g}", _printable(name), count, *whole, centre(ra), centre(der)]
+    attack = brief.get(row.attack, row.attack)
+    return [_printable(attack), f"{row.ratio:g}", _printable(name), count, *whole, centre(ra), centre(der)]
 
 
 def _notes(rows: list[Row]) -> list[str]:
