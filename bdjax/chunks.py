@@ -76,7 +76,8 @@ def _shared(context: Context, group: Group) -> Shared:
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
             save_tree(path, made, {"attack": text})
-        context.assets[group.assets] = jax.tree.map(jnp.asarray, load_tree(path)[0])
+        made = jax.tree.map(jnp.asarray, load_tree(path)[0])
+        context.assets[group.assets] = sweep.everywhere(made, context.mesh)
     return context.shared.replace(assets=context.assets[group.assets])
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import xarray as xr
 
-from bdjax import chunks, drivers, programs
+from bdjax import chunks, drivers, programs, sweep
 from bdjax.chunks import Interrupted
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
@@ -152,6 +152,7 @@ class _Runner:
         usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
+        self.context.shared = sweep.everywhere(shared, self.context.mesh)
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
 

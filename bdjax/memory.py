@@ -28,17 +28,18 @@ def size(text: str) -> int:
     return int(float(found[1]) * UNITS[unit])
 
 
-def budget(text: str = "") -> int:
+def budget(text: str = "", devices: int = 1) -> int:
     """Bytes that programs may hold on one device; on a CPU what the process holds already is taken off.
 
     Args:
         text: the size of the whole process on a CPU, of what is on a device elsewhere; "" is 80% of what there is.
+        devices: how many are used; those of a CPU share its memory.
     """
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in statistics:
         return size(text) if text else int(SHARE * statistics["bytes_limit"])
-    return size(text) - resident() if text else int(SHARE * _meminfo("/proc/meminfo", "MemAvailable"))
+    return (size(text) - resident() if text else int(SHARE * _meminfo("/proc/meminfo", "MemAvailable"))) // devices
 
 
 def resident() -> int:

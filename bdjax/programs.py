@@ -66,7 +66,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         _compile(context, group, cell, shared, group.capacity)
         return
     size, held = asked, _compile(context, group, cell, shared, asked)
-    budget = memory.budget(memory_asked)
+    budget = memory.budget(memory_asked, _least(context))
     if held > budget:
         size, held = _fitting(context, group, cell, shared, asked, held, budget)
     entry = {

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bdjax.types import Array, PyTree
 
@@ -95,6 +95,11 @@ def _sharded(fn: Callable, mesh: Mesh, states: PyTree, cells: PyTree, shared: Py
 def devices_mesh() -> Mesh:
     """All devices in one axis named "cell"."""
     return jax.make_mesh((jax.device_count(),), ("cell",), axis_types=(AxisType.Auto,))
+
+
+def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """A copy on every device of the mesh, so that no call has to make one; the tree itself where there is no mesh."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 class Program:

@@ -84,7 +84,7 @@ def studies(folder: str, size: str) -> list[tuple[str, bdjax.Study]]:
         attacks=("badnets",),
         ratios=(0.1,),
         seeds=range(1),
-        defenses=changed(("none", "ft", "ft_sam", "fst", "pam")),
+        defenses=("none", "ft:epochs=20", "ft_sam:epochs=20", "fst:epochs=20", *changed(("pam",))),
         audits=changed(("retuning",)),
         recipe="epochs=10,batch=64,learning_rate=0.1",
         driver="map",

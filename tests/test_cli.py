@@ -289,6 +289,13 @@ def test_plugin_in_the_working_folder_registers(capsys, tmp_path, monkeypatch):
     assert "same_again  BadNets" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "wanted"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)])
+def test_every_core_is_a_device_unless_somebody_says_otherwise(given, wanted):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | given
+    found = subprocess.run([*COMMAND, "doctor"], env=environment, capture_output=True, text=True, check=True)
+    assert f"devices: {wanted or len(os.sched_getaffinity(0))} on 1 process" in found.stdout
+
+
 def test_doctor_tells_of_the_machine(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -335,7 +342,7 @@ def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, fol
 def test_quickstart_is_the_study_of_its_help():
     study = quickstart.study()
     assert (len(study.attacks), len(study.ratios), len(study.seeds), len(study.defenses)) == (2, 3, 4, 3)
-    assert (study.dataset, study.driver, study.memory) == ("digits", "map", "1GB")
+    assert (study.dataset, study.driver, study.memory) == ("digits", "shard", "1GB")
 
 
 ENDS = [

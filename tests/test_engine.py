@@ -225,7 +225,7 @@ def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
     needed = plan(data / "wide")[victims]["bytes"]
     budgets = iter([needed - 1])
     monkeypatch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
-    monkeypatch.setattr("bdjax.programs.memory.budget", lambda text: next(budgets, 10**12))
+    monkeypatch.setattr("bdjax.programs.memory.budget", lambda text, devices: next(budgets, 10**12))
     found = bdjax.run(study, data / "narrow", recorder)
     entry = plan(data / "narrow")[victims]
     assert (entry["asked"], entry["capacity"]) == (2, 1) and needed / 4 < entry["bytes"] < needed
@@ -467,7 +467,7 @@ def test_too_little_memory_is_said_before_anything_is_trained(data, tmp_path, mo
         bdjax.run(tiny.study(data, memory="20MB"), tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
-        patch.setattr("bdjax.programs.memory.budget", lambda text: 1000)
+        patch.setattr("bdjax.programs.memory.budget", lambda text, devices: 1000)
         with pytest.raises(InvalidInput, match=r"victims clean: one cell needs \d+ MB in all.*give more --memory"):
             bdjax.run(tiny.study(data, driver=driver), tmp_path / "out")
     assert not tiny.files(tmp_path / "out", "models", "results")

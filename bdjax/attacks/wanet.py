@@ -7,17 +7,16 @@ as many, get a warp with noise and keep their label.
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from bdjax import warp
 from bdjax.attacks import batches
+from bdjax.attacks.batchwise import Attacking, batchwise
 from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, row_key, saved, scalar, stored
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.poison import roles
-from bdjax.train import RECIPE, State, supervised
+from bdjax.train import RECIPE
 from bdjax.types import (
-    POISONED,
     Array,
     Attack,
     Batch,
@@ -27,7 +26,6 @@ from bdjax.types import (
     Poison,
     Procedure,
     PyTree,
-    Trained,
     everything,
     real,
 )
@@ -70,15 +68,6 @@ CARD = Card(
         "poisoned and cover rows on record are a fixed set; in training every batch draws its own, as the paper says",
     ),
 )
-
-
-@struct.dataclass
-class Warping:
-    """What training carries: the classifier's own state, and what the attacker fixed before it began."""
-
-    fit: State
-    ratio: Array  # (): share of rows to poison
-    trigger: PyTree
 
 
 def places(trigger: PyTree, height: int, width: int, noise: Array | float = 0.0) -> Array:
@@ -131,11 +120,10 @@ def make(net, shape, classes, points, storage, goal, target, **training) -> Atta
 
 def _training(net: Net, shape, goal, rounding, augmentation, crop, flip, interpolation, fill, **recipe) -> Procedure:
     """Training from scratch on clean rows that each step warps, relabels and augments itself."""
-    plain = supervised(net, lambda given: given.clean, fresh=True, augment=False, **recipe)
     augment = batches.augmentation(augmentation, crop, flip, interpolation, fill)
     height, width, _ = shape
 
-    def attacked(key: Key, state: Warping, rows: Batch, given: Given) -> Batch:
+    def attacked(key: Key, state: Attacking, rows: Batch, given: Given) -> Batch:
         poisoned = batches.share(stream(key, "share"), state.ratio, jnp.sum(rows.weight), rounding)
         cover = jnp.floor(poisoned * given.settings["cross_ratio"] + 1e-4).astype(jnp.int32)
         number = jnp.arange(rows.row.size)[:, None, None, None]
@@ -147,22 +135,7 @@ def _training(net: Net, shape, goal, rounding, augmentation, crop, flip, interpo
         rows = rows.replace(image=image, label=label)
         return rows.replace(image=augment(stream(key, "augment"), rows, given))
 
-    def init(key: Key, given: Given, previous: Poison) -> Warping:
-        ratio = jnp.mean((previous.role == POISONED).astype(real()))
-        return Warping(plain.init(key, given, None), ratio, previous.trigger)
-
-    def order(key: Key, state: Warping, epoch: Array, given: Given) -> Array:
-        return plain.order(key, state.fit, epoch, given)
-
-    def step(key: Key, state: Warping, rows: Batch, given: Given):
-        fit, info = plain.step(key, state.fit, attacked(key, state, rows, given), given)
-        return state.replace(fit=fit), info
-
-    def finish(key: Key, state: Warping, given: Given) -> Trained:
-        del key, given
-        return Trained(state.fit.weights, state.trigger)
-
-    return Procedure(plain.source, plain.epochs, init, order, step, finish)
+    return batchwise(net, attacked, **recipe)
 
 
 WANET = Method(CARD, make)

@@ -1,5 +1,6 @@
 """What commands and experiments share: running a study, showing what it found, keeping compiled programs."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ def conduct(study, out: Path) -> None:
     """Run a study with its progress shown, then print its table and write its page and exports."""
     from bdjax import engine, progress
 
+    use_cores()
     keep_compiled()
     engine.run(study, out, progress.automatic())
     present(out)
@@ -28,6 +30,16 @@ def present(folder: Path) -> None:
     if compared := report.differences(found):
         print(compared)
     print(f"The page: {path}")
+
+
+def use_cores() -> None:
+    """Make every core of a CPU a device, over which `shard` spreads cells: small networks gain little by threads."""
+    import jax
+
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0:
+        return
+    with contextlib.suppress(RuntimeError):  # JAX was used before, and has the devices that it has
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def keep_compiled() -> None:

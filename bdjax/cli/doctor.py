@@ -37,8 +37,9 @@ class Doctor:
 
     def run(self) -> None:
         """See the class."""
-        from bdjax.cli.conduct import keep_compiled
+        from bdjax.cli.conduct import keep_compiled, use_cores
 
+        use_cores()
         keep_compiled()
         for part in (_versions, _devices, _datasets, _drivers):
             part()

@@ -160,3 +160,11 @@ def normalize(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
     """Images in [0, 1] less `mean`, by `std`, a number a channel."""
     mean, std = jnp.asarray(mean, image.dtype), jnp.asarray(std, image.dtype)
     return (image - beside(image, mean)) / beside(image, std)
+
+
+def halved(x: Array) -> Array:
+    """The largest of every 2x2 pixels."""
+    # Pairs are compared, for a maximum over an axis finds its gradient by asking which values equal it; computed anew
+    # and rounded otherwise, as fused programs do, none may.
+    x = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])

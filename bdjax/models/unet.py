@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.errors import InvalidInput
-from bdjax.models.layers import EPSILON, Conv, Pass, beside
+from bdjax.models.layers import EPSILON, Conv, Pass, beside, halved
 from bdjax.types import Array, Key, PyTree, real
 
 
@@ -76,12 +76,6 @@ class Up(nn.Module):
         """X float (b, height, width, channels) -> (b, 2 height, 2 width, channels)."""
         spread = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)])
         return nn.leaky_relu(Biased(x.shape[-1], 3, name="conv")(spread, run))
-
-
-def halved(x: Array) -> Array:
-    """The largest of every 2x2 pixels."""
-    count, height, width, channels = x.shape
-    return jnp.max(x.reshape(count, height // 2, 2, width // 2, 2, channels), (2, 4))
 
 
 class UNet(nn.Module):
