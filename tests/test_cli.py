@@ -342,7 +342,7 @@ def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, fol
 def test_quickstart_is_the_study_of_its_help():
     study = quickstart.study()
     assert (len(study.attacks), len(study.ratios), len(study.seeds), len(study.defenses)) == (2, 3, 4, 3)
-    assert (study.dataset, study.driver, study.memory) == ("digits", "shard", "1GB")
+    assert (study.dataset, study.driver, study.memory) == ("digits", "map", "1GB")
 
 
 ENDS = [

@@ -31,6 +31,6 @@ def study(memory: str = "1GB"):
         ratios=(0.0, 0.05, 0.1),
         seeds=range(4),
         defenses=("none", "ft", "ft_sam"),
-        driver="shard",  # the same bits in any batch and after any interruption
+        driver="map",  # the same bits in any batch and after any interruption
         memory=memory,
     )
