@@ -109,9 +109,9 @@ COLUMNS = {
     "ACC": ("acc", False),
     "O-ASR": ("asr", False),
     "P-ASR": ("retuning_asr", False),
-    "its control": ("retuning_asr", True),
+    "P-ASR control": ("retuning_asr", True),
     "reactivated": ("reactivation_asr", False),
-    "its control ": ("reactivation_asr", True),
+    "reactivated control": ("reactivation_asr", True),
     "DER": ("der", False),
     "path above half": ("connectivity_straight_backdoored_share", False),
 }
