@@ -15,7 +15,7 @@ from bdjax.io.checkpoints import Checkpoint
 from bdjax.io.store import address
 from bdjax.io.trees import load_tree, save_tree
 from bdjax.jobs import Job
-from bdjax.keys import number, root, stream
+from bdjax.keys import root, stream
 from bdjax.programs import Context
 from bdjax.stages import Cell, Shared, scalars
 from bdjax.types import PyTree, Trained
@@ -119,8 +119,8 @@ class _Run:
         self.steps = group.steps
 
     def _call(self, kind: str, index: int, states: PyTree, *args: int):
-        program, streams = self.group.programs[f"{kind} {index}"], number(f"{self.group.stream} {index}")
-        return program(states, self.cells, self.shared, self.count, streams, *args)
+        program = self.group.programs[f"{kind} {index}"]
+        return program(states, self.cells, self.shared, self.count, self.group.streams(index), *args)
 
     def run(self) -> tuple[Trained, np.ndarray]:
         """All stages to their end: the trained cells, stacked, and which of them did not diverge."""

@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bdjax import poison
 from bdjax.cards import Spec
 from bdjax.io.store import address
 from bdjax.jobs import Job
+from bdjax.keys import number
 from bdjax.stages import Scene
 from bdjax.sweep import Program
 from bdjax.types import Audit, Net, Procedure, PyTree
@@ -34,6 +37,10 @@ class Group:
     programs: dict[Any, Program] = field(default_factory=dict)
     carries: list[PyTree] = field(default_factory=list)  # shapes of the state of each stage
     steps: list[int] = field(default_factory=list)  # in each epoch of each stage
+
+    def streams(self, index: int) -> np.int32:
+        """The number of the random streams of a stage."""
+        return number(f"{self.stream} {index}")
 
 
 def groups(work: Work, jobs: list[Job]) -> list[Group]:

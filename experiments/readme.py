@@ -11,7 +11,7 @@ from pathlib import Path
 
 import bdjax
 from bdjax import report
-from bdjax.report.wording import centre, points, spread
+from bdjax.report.wording import points, whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,13 +21,13 @@ def table(results) -> str:
     rows = [row for row in report.table(results) if row.ratio == results.ratio.values.max()]
     lines = ["| attack | defense | n | ACC % | ASR % | RA % | DER % |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        cells = [f"{centre(row.measures[name])} {spread(row.measures[name])}" for name in ("acc", "asr", "ra", "der")]
+        cells = [whole(row.measures[name]) for name in ("acc", "asr", "ra", "der")]
         lines.append(f"| {row.attack} | {row.defense} | {row.count} | " + " | ".join(cells) + " |")
     lines += ["", "| attack | paired by seed | n | ACC, points | ASR, points |", "| --- | --- | --- | --- | --- |"]
     for pair in report.paired(results, "ft_sam", "ft"):
         if pair.ratio == results.ratio.values.max():
             found = [pair.measures[name] for name in ("acc", "asr")]
-            cells = [f"{centre(one, points)} {spread(one, points)}" for one in found]
+            cells = [whole(one, points) for one in found]
             lines.append(f"| {pair.attack} | ft_sam − ft | {found[0].count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ import bdjax
 from bdjax import report
 from bdjax.cards import lookup, split
 from bdjax.cli.conduct import conduct
-from bdjax.report.wording import NOTHING, centre, spread
+from bdjax.report.wording import NOTHING, whole
 from experiments.subset import subset
 
 RIVALS = ("ft", "ft_sam", "nad", "fine_pruning", "clp", "anp", "i_bau", "sau", "npd", "fst", "tsbd", "bti_dbf", "pam")
@@ -128,7 +128,7 @@ def table(results, defenses) -> str:
 
     def value(row, measure: str, control: bool) -> str:
         measures = found.get((row.attack, row.defense, 0.0 if control else top))
-        return f"{centre(measures[measure])} {spread(measures[measure])}".strip() if measures else NOTHING
+        return whole(measures[measure]) if measures else NOTHING
 
     lines = ["| attack | defense | n | " + " | ".join(columns) + " |", "| --- " * (3 + len(columns)) + "|"]
     for row in rows:

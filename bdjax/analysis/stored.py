@@ -15,7 +15,6 @@ from bdjax.groups import Group, groups
 from bdjax.io import results
 from bdjax.io.store import Store, read_json
 from bdjax.jobs import Job, plan
-from bdjax.keys import number
 from bdjax.programs import Context
 from bdjax.progress import Silent
 from bdjax.stages import Cell, Shared
@@ -124,7 +123,7 @@ def trained(models: Models) -> Callable[[Cell], Trained]:
 
     def function(cell: Cell, shared: Shared) -> Trained:
         for index, procedure in enumerate(group.procedures):
-            run, streams = stages.stage(group.scene, procedure, group.needs), number(f"{group.stream} {index}")
+            run, streams = stages.stage(group.scene, procedure, group.needs), group.streams(index)
             steps = stages.steps(group.scene, procedure, group.needs, cell, shared)
 
             def epoch(index, carry, run=run, streams=streams, steps=steps, cell=cell):

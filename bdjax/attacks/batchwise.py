@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from flax import struct
 
+from bdjax.attacks import batches
 from bdjax.train import State, supervised
-from bdjax.types import POISONED, Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained, real
+from bdjax.types import Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained
 
 
 @struct.dataclass
@@ -30,7 +30,7 @@ def batchwise(net: Net, attacked: Callable[..., Batch], **recipe) -> Procedure:
     plain = supervised(net, lambda given: given.clean, fresh=True, augment=False, **recipe)
 
     def init(key: Key, given: Given, previous: Poison) -> Attacking:
-        ratio = jnp.mean((previous.role == POISONED).astype(real()))
+        ratio = batches.ratio(previous)
         return Attacking(plain.init(key, given, None), ratio, previous.trigger)
 
     def order(key: Key, state: Attacking, epoch: Array, given: Given) -> Array:

@@ -37,6 +37,11 @@ class Generators(NamedTuple):
         return self.masks(self.mask.apply(Weights(**trigger["mask"]), image)[0])
 
 
+def held(weights: Weights) -> dict[str, PyTree]:
+    """Weights as a trigger holds them; `Weights(**...)` is the way back."""
+    return {"params": weights.params, "batch_stats": weights.batch_stats}
+
+
 def _half(maps: Array) -> Array:
     return jnp.tanh(maps) / (2 + EPSILON) + 0.5
 

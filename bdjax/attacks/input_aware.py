@@ -7,7 +7,7 @@ Two generators see the image: one makes a pattern, the other a mask that says wh
 from bdjax.attacks import partners
 from bdjax.attacks.batches import BATCHES
 from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
-from bdjax.attacks.generators import Generators
+from bdjax.attacks.generators import Generators, held
 from bdjax.attacks.input_aware_training import stages
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
@@ -97,8 +97,7 @@ def make(net, shape, classes, width, halvings, squashing, storage, goal, target,
 
     def trigger(key: Key, settings) -> dict:
         del settings
-        drawn = {"pattern": pattern.init(stream(key, "pattern")), "mask": mask.init(stream(key, "mask"))}
-        parts = {name: {"params": made.params, "batch_stats": made.batch_stats} for name, made in drawn.items()}
+        parts = {name: held(made.init(stream(key, name))) for name, made in (("pattern", pattern), ("mask", mask))}
         return parts | {"key": saved(stream(key, "partner"))}
 
     shared = dirty_label("input_aware", classes, target=target, goal=goal, sources="any", trigger=trigger)

@@ -14,10 +14,10 @@ from flax import struct
 
 from bdjax import train
 from bdjax.attacks import batches
-from bdjax.attacks.generators import Generators, distance, diversity_loss
+from bdjax.attacks.generators import Generators, distance, diversity_loss, held
 from bdjax.keys import stream
 from bdjax.models.hourglass import STD
-from bdjax.types import POISONED, Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained, Weights, real
+from bdjax.types import Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained, Weights, real
 
 BETAS = (0.5, 0.9)
 """Of Adam, for both generators."""
@@ -88,7 +88,7 @@ def masking(net: Net, generators: Generators, epochs: int, batch: int, drop_last
 
     def init(key: Key, given: Given, previous: Poison) -> Masking:
         del key
-        ratio = jnp.mean((previous.role == POISONED).astype(real()))
+        ratio = batches.ratio(previous)
         mask, rule = Weights(**previous.trigger["mask"]), adam(given.settings["mask_learning_rate"])
         return Masking(mask, rule.init(mask.params), jnp.zeros((), jnp.int32), ratio, previous.trigger)
 
@@ -121,7 +121,7 @@ def masking(net: Net, generators: Generators, epochs: int, batch: int, drop_last
 
     def finish(key: Key, state: Masking, given: Given) -> Trained:
         del given
-        mask = {"params": state.mask.params, "batch_stats": state.mask.batch_stats}
+        mask = held(state.mask)
         return Trained(net.init(key), {"ratio": state.ratio, "trigger": state.trigger | {"mask": mask}})
 
     return Procedure(lambda given: given.clean, epochs, init, order, step, finish)
@@ -217,7 +217,7 @@ def training(net: Net, generators: Generators, goal, rounding: str, accumulated:
 
     def finish(key: Key, state: Patterning, given: Given) -> Trained:
         del key, given
-        pattern = {"params": state.pattern.params, "batch_stats": state.pattern.batch_stats}
+        pattern = held(state.pattern)
         return Trained(state.fit.weights, state.trigger | {"pattern": pattern})
 
     return Procedure(plain.source, plain.epochs, init, order, step, finish)

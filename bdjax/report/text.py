@@ -8,7 +8,7 @@ from textwrap import wrap
 import xarray
 
 from bdjax.report.tables import UNDEFENDED, Pair, Row, paired, pairs, table
-from bdjax.report.wording import centre, discreet, points, spread
+from bdjax.report.wording import centre, discreet, points, whole
 
 WIDTH = 100
 LONG = 14
@@ -75,7 +75,7 @@ def _drawn(names: tuple[str, ...], words: tuple[str, ...], rows: Iterable[list[s
 
 def _compared(pair: Pair, brief: dict[str, str]) -> list[str]:
     asr, acc = (pair.measures[name] for name in ("asr", "acc"))
-    figures = [f"{centre(one, points)} {spread(one, points)}".strip() for one in (asr, acc)]
+    figures = [whole(one, points) for one in (asr, acc)]
     attack, first, second = (brief.get(name, name) for name in (pair.attack, pair.first, pair.second))
     names = f"{first} - {second}"
     return [_printable(attack), f"{pair.ratio:g}", _printable(names), f"{asr.count}", *figures]
@@ -85,11 +85,11 @@ def _cells(row: Row, brief: dict[str, str]) -> list[str]:
     acc, asr, ra, der = (row.measures[name] for name in ("acc", "asr", "ra", "der"))
     name = brief.get(row.defense, row.defense) + (" *" if row.oracle else "")
     count = f"{row.count}" + ("!" if row.diverged else "")
-    whole = [f"{centre(one)} {spread(one)}".strip() for one in (acc, asr)]
+    figures = [whole(one) for one in (acc, asr)]
     if row.impossible and not row.count:
-        whole = ["impossible", "–"]
+        figures = ["impossible", "–"]
     attack = brief.get(row.attack, row.attack)
-    return [_printable(attack), f"{row.ratio:g}", _printable(name), count, *whole, centre(ra), centre(der)]
+    return [_printable(attack), f"{row.ratio:g}", _printable(name), count, *figures, centre(ra), centre(der)]
 
 
 def _notes(rows: list[Row]) -> list[str]:

@@ -39,6 +39,11 @@ def centre(estimate: Estimate, form=percent) -> str:
     return ", ".join(map(form, estimate.values)) or NOTHING
 
 
+def whole(estimate: Estimate, form=percent) -> str:
+    """The centre of an estimate and its interval, where there is one."""
+    return f"{centre(estimate, form)} {spread(estimate, form)}".strip()
+
+
 def number(count: int, noun: str) -> str:
     """3 seeds, 1 seed."""
     if count == 1:
