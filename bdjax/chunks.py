@@ -18,7 +18,7 @@ from bdjax.jobs import Job
 from bdjax.keys import root, stream
 from bdjax.programs import Context
 from bdjax.stages import Cell, Shared, scalars
-from bdjax.types import PyTree, Trained
+from bdjax.types import PyTree, Trained, Weights, real
 
 CHECKPOINT_SECONDS = 120.0
 CALL_SECONDS = 2.0
@@ -60,7 +60,11 @@ def _cell(context: Context, group: Group, job: Job) -> Cell:
     settings = work.attacks[job.attack][0].traced if job.attack is not None else {}
     cell = Cell(np.uint32(job.seed), np.int32(job.count), scalars(settings), scalars(group.settings(job)))
     models = {"victim": job.model, "clean_model": job.clean_model, "backdoored": job.backdoored}
-    return cell.replace(**{name: store.load_model(model).weights for name, model in models.items() if model})
+    cell = cell.replace(**{name: store.load_model(model).weights for name, model in models.items() if model})
+    if group.scene.searching or group.scene.select.search is None:
+        return cell
+    unsearched = np.zeros(context.shared.train.label.shape, real())
+    return cell.replace(priority=store.load_model(job.selection).carry["priority"] if job.selection else unsearched)
 
 
 def _shared(context: Context, group: Group) -> Shared:
@@ -189,13 +193,15 @@ def _keep(context: Context, jobs: list[Job], trained: Trained, finite: np.ndarra
     status = np.where(finite, results.OK, results.DIVERGED).astype(np.int8)
     seconds = np.full(len(jobs), position.seconds / len(jobs))
     rows = {"address": [job.address for job in jobs], "seconds": seconds, "status": status}
-    names = sorted({name for epoch in position.curves for name in epoch})
+    searched = jobs[0].kind == "select"  # of which only the priority is of use
+    epochs = [] if searched else position.curves
+    names = sorted({name for epoch in epochs for name in epoch})
     missing = [np.nan] * len(jobs)
-    curves = {name: np.array([epoch.get(name, missing) for epoch in position.curves]).T for name in names}
+    curves = {name: np.array([epoch.get(name, missing) for epoch in epochs]).T for name in names}
     results.write_shard(context.store.folder, "run", rows, curves)
-    trained = jax.device_get(trained)
+    trained = jax.device_get(trained.replace(weights=Weights({}, {})) if searched else trained)
     for index, job in enumerate(jobs):
-        about = {"attack": job.attack, "defense": job.method, "seed": job.seed, "count": job.count}
+        about = {"kind": job.kind, "attack": job.attack, "defense": job.method, "seed": job.seed, "count": job.count}
         about = {name: str(value) for name, value in about.items() if value is not None}
         context.store.save_model(job.address, sweep.pick(trained, index), about)
     context.progress.trained(len(jobs))

@@ -1,4 +1,8 @@
-"""Which driver batches cells best on this machine: measured once for a device, a model and a shape, and remembered."""
+"""Which driver batches cells best on this machine, and which form of convolution serves it: measured once, remembered.
+
+What is measured is plain training of a few cells; a device, a version of JAX, a model, a shape of images and a recipe
+have their own entry in the user's cache.
+"""
 
 import json
 import os
@@ -12,6 +16,7 @@ from bdjax.io.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.keys import number
+from bdjax.models import convolution
 from bdjax.stages import Cell, Shared
 from bdjax.work import Work
 
@@ -19,27 +24,34 @@ CELLS, STEPS = 4, 4
 """Cells and steps of the measurement."""
 
 
-def convolution() -> str:
-    """The form of convolutions with weights of their own in every cell, for plan.json."""
-    return "model by model" if jax.default_backend() == "cpu" else "grouped"
+def candidates() -> tuple[tuple[str, str], ...]:
+    """Drivers and forms of convolution that are worth measuring on this backend."""
+    if jax.default_backend() == "cpu":
+        return ("map", "mapped"), ("vmap", "mapped"), ("vmap", "patches")
+    return ("vmap", "grouped"), ("vmap", "patches"), ("vmap", "mapped"), ("map", "grouped")
 
 
-def choose(work: Work, shared: Shared) -> str:
-    """The study's driver, with `auto` resolved: cells over devices where there are several, else the faster form."""
-    if work.study.driver != "auto":
-        return work.study.driver
-    if jax.device_count() > 1:
-        return "shard"
+def choose(work: Work, shared: Shared) -> tuple[str, str]:
+    """The study's driver and form of convolution.
+
+    Under `auto` that is cells over this process's devices where there are several, else the fastest of `candidates`; a
+    driver that is asked for has the usual form.
+    """
+    asked = work.study.driver
+    if asked == "auto" and jax.local_device_count() > 1:
+        asked = "shard"
+    if asked != "auto":
+        return asked, convolution.usual()
     seconds = measured(work, shared)
-    return min(seconds, key=seconds.get) if seconds else "map"
+    return tuple(min(seconds, key=seconds.get).split()) if seconds else ("map", convolution.usual())
 
 
 def measured(work: Work, shared: Shared) -> dict[str, float]:
-    """Seconds a step a cell of plain training for `map` and `vmap`, from memory where it was measured before.
+    """Seconds a step a cell by "driver form", for every candidate, from memory where it was measured before.
 
     What does not fit the memory that the study may take is left out.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     what = {
         "device": device.device_kind,
         "jax": jax.__version__,
@@ -47,12 +59,13 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "model": work.model.identity(),
         "shape": work.dataset.shape,
         "recipe": dict(work.recipe.spec.static),
+        "candidates": candidates(),
     }
     path, name = home() / "drivers.json", address(what)
     known = read_json(path) or {}
     if name in known:
         return known[name]["seconds"]
-    found = {how: _seconds(work, shared, how) for how in ("map", "vmap")}
+    found = {f"{how} {form}": _seconds(work, shared, how, form) for how, form in candidates()}
     if all(found.values()):
         known[name] = what | {"seconds": found}
         write_atomically(path, lambda target: target.write_text(json.dumps(known, indent=1)))
@@ -60,7 +73,7 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
 
 
 def prepared(work: Work, shared: Shared, how: str, count: int):
-    """`count` cells of plain training at their start: a list that holds their state, the lifted step, and its bytes.
+    """`count` cells of plain training at their start: a list that holds their state, the lifted step, and its program.
 
     The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
     """
@@ -76,12 +89,13 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     carry = sweep.Program(functions.begin, how, mesh)((), cells, shared, count, streams)[1]
     program = sweep.Program(functions.advance, how, mesh)
     program.compile(carry, cells, shared, *[np.int32(0)] * 5)
-    return [carry], lambda carry, *steps: program(carry, cells, shared, count, streams, *steps), program.bytes
+    return [carry], lambda carry, *steps: program(carry, cells, shared, count, streams, *steps), program
 
 
-def _seconds(work: Work, shared: Shared, how: str) -> float | None:
-    state, advance, held = prepared(work, shared, how, CELLS)
-    if held > memory.budget(work.study.memory):
+def _seconds(work: Work, shared: Shared, how: str, form: str) -> float | None:
+    with convolution.using(form):
+        state, advance, program = prepared(work, shared, how, CELLS)
+    if program.bytes > memory.budget(work.study.memory):
         return None
     times = []
     for index in range(3):

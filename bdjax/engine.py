@@ -1,12 +1,9 @@
 """Running a study: groups in order, chunk by chunk, each kept on disk before the next begins."""
 
-import contextlib
 import json
 import platform
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import xarray as xr
 
-from bdjax import chunks, drivers, programs, sweep
+from bdjax import chunks, drivers, programs, signals, sweep
 from bdjax.chunks import Interrupted
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
 from bdjax.io import results
-from bdjax.io.checkpoints import sweep_up
+from bdjax.io.checkpoints import sweep_up, unfinished
 from bdjax.io.store import Store
-from bdjax.jobs import Job, Plan, plan
+from bdjax.jobs import TRAINING, Job, Plan, plan
+from bdjax.models import convolution
 from bdjax.programs import Context
 from bdjax.progress import Progress, Silent
 from bdjax.stages import Shared
@@ -63,7 +61,7 @@ def run(study: Study, out: str | Path | None = None, progress: Progress | None =
 
 def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
     planned = plan(work)
-    with Store(folder) as store, _signals() as told:
+    with Store(folder) as store, signals.noted() as told:
         runner = _Runner(work, planned, store, progress, told)
         _enter(store, work, planned)
         try:
@@ -71,27 +69,6 @@ def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
         finally:
             progress.end()
     return results.load(folder)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread."""
-    told: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-
-    def note(number: int, _) -> None:
-        if told and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second time somebody means now
-        told.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _enter(store: Store, work: Work, planned: Plan) -> None:
@@ -128,11 +105,11 @@ def _enter(store: Store, work: Work, planned: Plan) -> None:
 
 def _attributes(work: Work) -> dict[str, str]:
     packages = ("bdjax", "jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "config": config(work.study),
         "versions": json.dumps({name: version(name) for name in packages} | {"python": platform.python_version()}),
-        "device": f"{jax.device_count()} x {device.device_kind}"
+        "device": f"{jax.local_device_count()} x {device.device_kind}"
         + (f" ({device.platform})" if device.device_kind != device.platform else ""),
         "dataset": work.dataset.name,
         "dataset_version": work.dataset.version,
@@ -149,7 +126,7 @@ class _Runner:
         shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
         self.store = store
         self.groups = groups(work, planned.jobs)
-        usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind == "train"))
+        usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind in TRAINING))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
         self.context.shared = sweep.everywhere(shared, self.context.mesh)
@@ -166,15 +143,22 @@ class _Runner:
         if held and asked not in ("auto", held["driver"]):
             path = self.store.folder / "plan.json"
             raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
+        if held and held["convolution"] not in convolution.FORMS:
+            path = self.store.folder / "plan.json"
+            raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
         if held:
             return held
-        driver = drivers.choose(self.context.work, self.context.shared)
-        return {"driver": driver, "convolution": drivers.convolution(), "groups": {}}
+        driver, form = drivers.choose(self.context.work, self.context.shared)
+        return {"driver": driver, "convolution": form, "groups": {}}
 
     def run(self) -> None:
         """Do all jobs that are not done, sharing them with other writers of the folder."""
+        with convolution.using(self.context.plan["convolution"]):
+            self._run()
+
+    def _run(self) -> None:
         self._look()
-        models = [job for group in self.groups if group.kind == "train" for job in group.jobs]
+        models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
         self.context.progress.begin(len(models), sum(map(self._done, models)))
         while any(not self._done(job) for group in self.groups for job in group.jobs):
             if not any([self._run_group(group) for group in self._round()]):
@@ -200,10 +184,11 @@ class _Runner:
                     self.read.add(path)
 
     def _done(self, job: Job) -> bool:
-        return job.address in self.found and (job.kind != "train" or self.store.has_model(job.address))
+        return job.address in self.found and (job.kind not in TRAINING or self.store.has_model(job.address))
 
     def _ready(self, job: Job) -> bool:
-        return all(self.store.has_model(name) for name in (job.model, job.clean_model, job.trigger) if name)
+        needed = (job.model, job.clean_model, job.trigger, job.selection)
+        return all(self.store.has_model(name) for name in needed if name)
 
     def _heed(self) -> None:
         if self.context.told():
@@ -216,11 +201,23 @@ class _Runner:
         while left:
             if not group.capacity and not self._prepare(group, left[0]):
                 break
-            chunk, left = left[: group.capacity], left[group.capacity :]
+            chunk = self._next(group, left)
+            left = [job for job in left if job not in chunk]
             worked |= self._run_chunk(group, chunk)
         if all(map(self._done, group.jobs)):
             group.programs.clear()
         return worked
+
+    def _next(self, group: Group, left: list[Job]) -> list[Job]:
+        """The jobs of a chunk that was left in the middle, else this writer's share of those that are missing."""
+        for _, names in unfinished(self.store.folder / "checkpoints"):
+            chunk = [job for job in left if job.address in names]
+            if len(chunk) == len(names) <= group.capacity:
+                return chunk
+        if self.context.driver == "vmap":  # which takes as long for fewer cells
+            return left[: group.capacity]
+        share = programs.whole(self.context, -(-len(left) // self.store.writers()))
+        return left[: min(group.capacity, share)]
 
     def _prepare(self, group: Group, job: Job) -> bool:
         """Compile a group's programs; not where another writer is at the assets that they take."""

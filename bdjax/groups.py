@@ -23,7 +23,7 @@ class Group:
 
     label: str  # for people
     key: str  # of plan.json: the same in every run
-    kind: str  # train, score, audit
+    kind: str  # select, train, score, audit
     scene: Scene
     assets: str | None  # address of the attack's assets; None where it has none
     needs: tuple[str, ...]  # what the running method is given
@@ -46,10 +46,11 @@ class Group:
 def groups(work: Work, jobs: list[Job]) -> list[Group]:
     """The jobs of a study in groups, in an order in which they can be done."""
     found: dict[str, Group] = {}
+    most = max((job.count for job in jobs if job.kind == "select"), default=0)
     for job in jobs:
         key = _key(work, job)
         if key not in found:
-            found[key] = _group(work, job, key)
+            found[key] = _group(work, job, key, most)
         found[key].jobs.append(job)
     return list(found.values())
 
@@ -63,6 +64,8 @@ def _key(work: Work, job: Job) -> str:
     parts: dict[str, Any] = {"kind": job.kind, "assets": _assets(work, job)}
     if job.attack is not None:
         parts["attack"] = _program(work.attacks[job.attack][0])
+    if job.kind == "select":
+        parts["selection"] = _program(work.selection)
     if job.method is not None:
         parts["method"] = _program(work.defenses[job.method].spec)
     if job.audit is not None:
@@ -77,15 +80,20 @@ def _assets(work: Work, job: Job) -> str | None:
     return address(work.base | {"assets": work.attacks[job.attack][0].identity()})
 
 
-def _group(work: Work, job: Job, key: str) -> Group:
+def _group(work: Work, job: Job, key: str, most: int) -> Group:
     attack = work.attacks[job.attack][1] if job.attack is not None else poison.NO_ATTACK
-    scene = work.scene._replace(attack=attack, own=bool(attack.train) and job.kind == "train" and job.method is None)
+    searching = job.kind == "select"
+    own = searching or (bool(attack.train) and job.kind == "train" and job.method is None)
+    scene = work.scene._replace(attack=attack, own=own, searching=searching)
 
     def group(words, needs=(), stream="score", procedures=(), settings=lambda job: {}, audit=None) -> Group:
         label, net = " ".join(filter(None, words)), work.net_of(job.method)
         assets = _assets(work, job)
         return Group(label, key, job.kind, scene, assets, needs, stream, procedures, settings, net, audit)
 
+    if searching:
+        words, procedures = (work.selection.text, job.attack), scene.select.search(most)
+        return group(words, ("train", "clean"), "search", procedures, lambda job: work.selection.traced)
     if job.kind == "score":
         return group(("score", job.method, job.attack))
     if job.kind == "audit":

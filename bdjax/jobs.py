@@ -1,7 +1,8 @@
 """The jobs that answer a study.
 
-A job makes one thing with a content address: a victim, a purified model, a score, an audit. Its address is the hash of
-all that it depends on and of nothing else, so a new seed, ratio or defense adds jobs and changes none.
+A job makes one thing with a content address: a choice of rows to poison, a victim, a purified model, a score, an
+audit. Its address is the hash of all that it depends on and of nothing else, so a new seed, ratio or defense adds jobs
+and changes none.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from bdjax.ratios import counts
 from bdjax.stages import wrapped
 from bdjax.work import Work
 
+TRAINING = ("select", "train")
+"""Kinds of jobs that train and leave a file among the models: a model, or the priority of rows for poisoning."""
+
 
 @dataclass(frozen=True)
 class Job:
     """One thing to make. attack, method and audit are texts of the study, or None where the thing is independent."""
 
-    kind: str  # train, score, audit
+    kind: str  # select, train, score, audit
     address: str
     seed: int
     count: int  # rows to poison
@@ -30,6 +34,7 @@ class Job:
     clean_model: str | None = None
     backdoored: str | None = None
     trigger: str | None = None  # address of the victim whose training made the trigger
+    selection: str | None = None  # address of the search that chose its rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def plan(work: Work) -> Plan:
         for ratio, count in counts(work.study, text, spec.name, attack, work.dataset, work.held(text)).items():
             for seed in work.study.seeds:
                 listing.add_cells(_Victim(text, ratio, count, int(seed)))
-    order = {"train": 0, "score": 1, "audit": 2}
+    order = {"select": 0, "train": 1, "score": 2, "audit": 3}
     ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}  # victims first
     return Plan(sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method])), listing.cells)
 
@@ -91,6 +96,7 @@ class _Listing:
                 "method": self._wrapping(defense),
                 "model": model,
                 "trigger": undefended if attack.train else None,
+                "selection": self._selection(victim.attack, victim.count, victim.seed),
             }
             cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
             audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
@@ -111,7 +117,23 @@ class _Listing:
             "selection": self.work.selection.identity() if count else None,
             "reserved": self.rows if count and self.work.scene.reserved else None,
         }
-        return self._add(identity, kind="train", seed=seed, count=count, attack=attack, method=None)
+        selection = self._selection(attack, count, seed)
+        about = {"seed": seed, "count": count, "attack": attack, "method": None, "selection": selection}
+        return self._add(identity, kind="train", **about)
+
+    def _selection(self, attack: str | None, count: int, seed: int) -> str | None:
+        """The search for rows to poison; None where there is none."""
+        if not count or self.work.scene.select.search is None:
+            return None
+        identity = {
+            "make": "selection",
+            "seed": seed,
+            "count": count,
+            "attack": self._attack(attack),
+            "selection": self.work.selection.identity(),
+            "reserved": self.rows if self.work.scene.reserved else None,
+        }
+        return self._add(identity, kind="select", seed=seed, count=count, attack=attack, method=None)
 
     def _clean_model(self, needs: set[str], seed: int) -> str | None:
         return self._victim(None, 0, seed) if "clean_model" in needs else None
@@ -139,6 +161,7 @@ class _Listing:
             model=undefended if "victim" in needs else None,
             clean_model=self._clean_model(needs, victim.seed),
             trigger=undefended if sees and own else None,
+            selection=self._selection(attack, victim.count, victim.seed) if sees else None,
         )
 
     def _wrapping(self, defense: str) -> str | None:

@@ -1,8 +1,10 @@
-"""Clean accuracy (ACC), attack success rate (ASR), robust accuracy (RA) and defense effectiveness (DER).
+"""Clean accuracy (ACC), attack success rate (ASR), robust and cross accuracy, and defense effectiveness (DER).
 
-ACC counts all clean test images. ASR and RA count the triggered images that the attack would have to move, those with
-goal(label) != label: ASR the share that is given the attacker's label, RA the share that keeps its true one. Wu et al.,
-BackdoorBench, NeurIPS 2022; DER: Zhu et al., FT-SAM, ICCV 2023, equation 7.
+ACC counts all clean test images. ASR and RA (robust accuracy) count the triggered images that the attack would have to
+move, those with goal(label) != label: ASR the share that is given the attacker's label, RA the share that keeps its
+true one. Wu et al., BackdoorBench, NeurIPS 2022; DER: Zhu et al., FT-SAM, ICCV 2023, equation 7. Cross accuracy is the
+share of all test images that keep their true label under what only resembles the trigger: Nguyen, Tran, Input-Aware
+Dynamic Backdoor Attack, NeurIPS 2020.
 """
 
 from collections.abc import Callable
@@ -19,11 +21,20 @@ from bdjax.types import Array, Batch, Data, Net, Source, Weights
 BATCH = 256
 
 
-def counts(net: Net, weights: Weights, clean: Source, triggered: Source, goal, batch: int = BATCH) -> dict[str, Array]:
-    """Sums over the rows of two sources of the same rows with the same true labels, as int32 ().
+def counts(
+    net: Net,
+    weights: Weights,
+    clean: Source,
+    triggered: Source,
+    goal,
+    crossed: Source | None = None,
+    batch: int = BATCH,
+) -> dict[str, Array]:
+    """Sums over the rows of sources of the same rows with the same true labels, as int32 ().
 
     Returns:
-        images, correct: over `clean`; counted, hit, kept: over `triggered`. They add over shards of the rows.
+        images, correct: over `clean`; counted, hit, kept: over `triggered`; and crossed over the source of that name,
+        if there is one. They add over shards of the rows.
     """
 
     def predict(rows: Batch) -> Array:
@@ -40,6 +51,8 @@ def counts(net: Net, weights: Weights, clean: Source, triggered: Source, goal, b
             "hit": (stamped == goal(rows.label)) & moved,
             "kept": (stamped == rows.label) & moved,
         }
+        if crossed is not None:
+            right["crossed"] = (predict(crossed.read(rows.row)) == rows.label) & real
         return {name: jnp.sum(value, dtype=jnp.int32) for name, value in right.items()}
 
     return sources.total(clean, found, batch)
@@ -56,12 +69,13 @@ def accuracy(net: Net, weights: Weights, source: Source, batch: int = BATCH) -> 
 
 
 def rates(sums: dict[str, Array]) -> dict[str, Array]:
-    """acc, asr and ra as fractions from the sums of `counts`."""
-    return {
+    """acc, asr and ra as fractions from the sums of `counts`, and cross where that was counted."""
+    found = {
         "acc": sums["correct"] / sums["images"],
         "asr": sums["hit"] / sums["counted"],
         "ra": sums["kept"] / sums["counted"],
     }
+    return found | ({"cross": sums["crossed"] / sums["images"]} if "crossed" in sums else {})
 
 
 def der(acc_before, asr_before, acc_after, asr_after):

@@ -13,9 +13,10 @@ from bdjax.errors import InvalidInput
 from bdjax.groups import Group
 from bdjax.io import results
 from bdjax.io.store import Store
+from bdjax.jobs import TRAINING
 from bdjax.progress import Progress
 from bdjax.stages import Cell, Shared
-from bdjax.types import PyTree
+from bdjax.types import PyTree, Trained
 from bdjax.work import Work
 
 LARGEST = 32
@@ -62,7 +63,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     asked, memory_asked = _usual(context, group), context.work.study.memory
     planned = context.plan["groups"].get(group.key)
     if _answers(planned, asked, memory_asked):
-        group.capacity = _whole(context, planned["capacity"])
+        group.capacity = whole(context, planned["capacity"])
         _compile(context, group, cell, shared, group.capacity)
         return
     size, held = asked, _compile(context, group, cell, shared, asked)
@@ -84,7 +85,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         return plan | {"groups": plan["groups"] | {group.key: entry}}
 
     context.plan = context.store.update_json("plan.json", results.PLAN, change)
-    group.capacity = _whole(context, context.plan["groups"][group.key]["capacity"])
+    group.capacity = whole(context, context.plan["groups"][group.key]["capacity"])
     if group.capacity != size:
         _compile(context, group, cell, shared, group.capacity)
 
@@ -96,14 +97,14 @@ def _answers(planned: dict[str, Any] | None, asked: int, memory_asked: str) -> b
 
 def _usual(context: Context, group: Group) -> int:
     # A compiled map runs as many cells as there are, so one size serves all groups at no cost.
-    return _whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
+    return whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
 
 
 def _least(context: Context) -> int:
-    return jax.device_count() if context.driver == "shard" else 1
+    return jax.local_device_count() if context.driver == "shard" else 1
 
 
-def _whole(context: Context, size: int) -> int:
+def whole(context: Context, size: int) -> int:
     """At least `size` cells, the same number on every device."""
     return -(-size // _least(context)) * _least(context)
 
@@ -155,7 +156,7 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         group.carries.append(compiled(f"advance {index}", carry, cells)[0])
         trained = compiled(f"finish {index}", carry, cells)[1][0]
         cells = cells.replace(previous=trained)
-    if group.kind != "train":
+    if group.kind not in TRAINING:
         compiled(group.kind, (), cells)
     memory.release()
     return max(program.bytes for program in group.programs.values())
@@ -170,7 +171,9 @@ def _identity(group: Group, name: str, arguments: PyTree) -> Hashable:
 
 
 def first(group: Group, cells: Cell) -> PyTree:
-    """What the first stage finds before it: the poison, where it is the attacker's own."""
+    """What the first stage finds before it: where it is the attacker's own, the poison or what a search begins with."""
+    if group.scene.searching:
+        return Trained(None, {"priority": cells.priority, "count": cells.count})
     return cells.poison if group.scene.own else None
 
 

@@ -12,8 +12,8 @@ from bdjax.io.trees import load_tree, save_tree
 from bdjax.stages import Cell, Scene, Shared
 from bdjax.types import Data
 
-COUNT = 8
-"""Images an attack."""
+COUNT = 64
+"""Images an attack: some to be shown, all to measure how visible the trigger is."""
 
 
 def keep(store: Store, scene: Scene, texts: list[str], cells: Cell, shared: Shared) -> None:

@@ -22,6 +22,7 @@ from bdjax.types import (
     Poison,
     Procedure,
     PyTree,
+    Selection,
     Trained,
     Weights,
     real,
@@ -45,6 +46,7 @@ class Cell:
     count: Array  # int32 (): rows to poison
     attack: dict[str, Array]  # the attack's float settings
     settings: dict[str, Array]  # the running method's float settings
+    priority: Array | None = None  # float (n,): of rows for poisoning, as a search left it or finds it
     poison: Poison | None = None
     order: Array | None = None  # int32 (n,): rows in the order in which the attack poisons them
     clean: Array | None = None  # int32: rows of the defender's clean set
@@ -62,13 +64,14 @@ class Scene(NamedTuple):
     classes: int
     padding: int
     flip: bool
-    select: Any  # Selection
+    select: Selection
     clean: int  # rows a class in the defender's clean set
     valid: int  # rows a class for thresholds
     reserved: bool  # whether the defender's rows are kept out of the attacker's reach
     barred: np.ndarray  # bool (n,): rows that the defender does not get
     attack: Attack = poison.NO_ATTACK
     own: bool = False  # whether the running stages are the attacker's own training
+    searching: bool = False  # whether that is a search for the rows to poison
 
 
 def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -83,13 +86,17 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     clean, valid = sources.balanced_rows(stream(key, "clean"), free, scene.classes, (scene.clean, scene.valid))
     given = Given(cell.attack, images.augmentation(scene.padding, scene.flip), train=sources.split(shared.train))
     attack = scene.attack
-    priority = scene.select(stream(key, "select"), scene.net, attack, shared.assets, given)
+    priority = scene.select.rank(stream(key, "select"), scene.net, attack, shared.assets, given)
+    if cell.priority is not None:
+        priority = jnp.where(cell.count > 0, cell.priority, priority)  # nothing is searched for where none is poisoned
     if scene.reserved:
         priority = priority.at[jnp.concatenate([clean, valid])].set(-jnp.inf)
-    order = jnp.argsort(poison.rank(priority, attack.eligible(label))).astype(jnp.int32)
+    eligible = attack.eligible(label)
+    order = jnp.argsort(poison.rank(priority, eligible)).astype(jnp.int32)
     drawn = attack.init(stream(key, "poison"), shared.assets, cell.attack, label, priority, cell.count)
     overlap = jnp.mean((drawn.role[clean] == POISONED).astype(real()))
-    return cell.replace(poison=drawn, order=order, clean=clean, valid=valid), overlap
+    kept = jnp.where(eligible, priority, -jnp.inf) if scene.searching else None
+    return cell.replace(poison=drawn, order=order, clean=clean, valid=valid, priority=kept), overlap
 
 
 def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
@@ -97,16 +104,18 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Give
     whole, attack, needs = sources.split(shared.train), scene.attack, set(needs)
     trigger = None if cell.poison is None else cell.poison.trigger
 
-    def poisoned():
+    def wanted():
         stamped = sources.stamped(shared.train, trigger, attack.stamp, shared.assets)
-        wanted = sources.mapped(stamped, lambda batch: batch.replace(label=attack.goal(batch.label)))
-        return sources.subset(wanted, cell.order)
+        return sources.mapped(stamped, lambda batch: batch.replace(label=attack.goal(batch.label)))
 
     def queried(data: Data):
         return sources.stamped(data, trigger, attack.query, shared.assets)
 
+    def seen():
+        return sources.poisoned(shared.train, cell.poison, attack, shared.assets)
+
     offers = {
-        "train": lambda: sources.poisoned(shared.train, cell.poison, attack, shared.assets),
+        "train": lambda: sources.concatenated(whole, wanted()) if scene.searching else seen(),
         "clean": lambda: whole if scene.own else sources.subset(whole, cell.clean),
         "valid": lambda: sources.subset(whole, cell.valid),
         "victim": lambda: cell.victim,
@@ -115,7 +124,7 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Give
         "backdoored": lambda: cell.backdoored,
         "triggered": lambda: sources.subset(queried(shared.train), cell.clean),
         "queries": lambda: queried(shared.test),
-        "poisoned": poisoned,
+        "poisoned": lambda: sources.subset(wanted(), cell.order),
         "test": lambda: sources.split(shared.test),
     }
     fields = {name: offer() for name, offer in offers.items() if name in needs}
@@ -183,9 +192,12 @@ def score(scene: Scene, net: Net):
     """Cell function: sums of `metrics.counts` of `cell.victim`, weights of `net`, on the test images."""
 
     def function(state, cell: Cell, shared: Shared):
-        triggered = sources.stamped(shared.test, cell.poison.trigger, scene.attack.query, shared.assets)
-        clean = sources.split(shared.test)
-        return state, metrics.counts(net, cell.victim, clean, triggered, scene.attack.goal)
+        def under(stamp):
+            return sources.stamped(shared.test, cell.poison.trigger, stamp, shared.assets)
+
+        attack, clean = scene.attack, sources.split(shared.test)
+        crossed = None if attack.cross is None else under(attack.cross)
+        return state, metrics.counts(net, cell.victim, clean, under(attack.query), attack.goal, crossed)
 
     return function
 

@@ -93,8 +93,12 @@ def _sharded(fn: Callable, mesh: Mesh, states: PyTree, cells: PyTree, shared: Py
 
 
 def devices_mesh() -> Mesh:
-    """All devices in one axis named "cell"."""
-    return jax.make_mesh((jax.device_count(),), ("cell",), axis_types=(AxisType.Auto,))
+    """This process's devices in one axis named "cell".
+
+    Not those of other processes, where there are some: cells never talk, so processes share a study by its folder and
+    wait for nobody.
+    """
+    return Mesh(np.array(jax.local_devices()), ("cell",), axis_types=(AxisType.Auto,))
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:

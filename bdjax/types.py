@@ -80,7 +80,8 @@ class Given(NamedTuple):
 
     settings: Mapping[str, Array]  # name -> traced float ()
     augment: Callable[[Key, Array], Array]  # the dataset's own augmentation of a batch of images
-    train: Source | None = None  # the training set as the victim sees it
+    # The training set as the victim sees it; for a search, its clean rows and then all of them stamped, wanted label.
+    train: Source | None = None
     clean: Source | None = None  # the defender's clean rows; for an attacker that controls training, the clean split
     valid: Source | None = None  # further clean rows, on which thresholds are chosen
     victim: Weights | None = None  # the model that is purified or audited
@@ -135,6 +136,8 @@ class Attack(NamedTuple):
     `goal(label) -> label`: what the attacker wants; ASR and RA count only images with goal(label) != label.
     `eligible(label) -> bool`: the rows that may be poisoned.
     `cover(assets, trigger, image, row) -> image`: a training image of role COVER; None where there are none.
+    `cross(assets, trigger, image, row) -> image`: a test image with what must leave its label though it is made as the
+    trigger is, such as another image's trigger; cross accuracy is measured on it. None where the attack has none.
     `prepare(key, net, data, settings) -> assets`: pytree made once per dataset, model and settings and shared by all
     cells; None for ().
     `train`: the stages of an attacker who controls training; () for plain training. The last one's `carry` is the
@@ -147,12 +150,24 @@ class Attack(NamedTuple):
     goal: Callable[[Array], Array]
     eligible: Callable[[Array], Array] = everything
     cover: Callable[[PyTree, PyTree, Array, Array], Array] | None = None
+    cross: Callable[[PyTree, PyTree, Array, Array], Array] | None = None
     prepare: Callable[..., PyTree] | None = None
     train: tuple["Procedure", ...] = ()
 
 
-Selection = Callable[..., Array]
-"""(key, net, attack, assets, given) -> priority float (n,): rows of higher priority are poisoned first."""
+class Selection(NamedTuple):
+    """Which rows are poisoned first.
+
+    `rank(key, net, attack, assets, given) -> priority float (n,)`: rows of higher priority are poisoned first.
+    `search(most) -> stages`: for a selection that trains to find out, done for every seed and count before anything is
+    poisoned; None where the rank is the answer. most: the largest count of the cells that are searched for together,
+    which may set shapes and must change no result. The first stage finds as `previous` a `Trained` without weights
+    whose carry has `count` int32 () of rows to poison and `priority` float (n,), the rank, -inf for rows that must not
+    be poisoned; the last one's carry has as `priority` the one that is used.
+    """
+
+    rank: Callable[..., Array]
+    search: Callable[[int], tuple["Procedure", ...]] | None = None
 
 
 def unchanged(net: Net) -> Net:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from bdjax import attacks, audits, cards, defenses, memory, models, plugins, selections, study, user_sets
+from bdjax.attacks.pictures import identified
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Card, Spec
 from bdjax.errors import InvalidInput
@@ -125,6 +126,7 @@ def resolve(asked: Study) -> Work:
             "float": str(np.dtype(real())),
         },
     )
+    _check_selection(work)
     _rehearse(work)
     return work
 
@@ -168,6 +170,14 @@ def _rehearse(work: Work) -> None:
             steps(work.scene, stages[0], method.needs, cell, data)
 
 
+def _check_selection(work: Work) -> None:
+    """Rows are searched for only where an attack poisons rows before training and leaves it open which."""
+    for text, (spec, attack) in work.attacks.items():
+        if work.scene.select.search is not None and (attack.train or spec.name == SET.name):
+            given = f"selection {work.selection.text} for {text}, which leaves no choice of rows before training"
+            raise InvalidInput(f"{given}; it works for attacks that only poison data; give --selection random")
+
+
 def _check_memory(asked: Study, victim: Weights) -> None:
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
     if held > memory.budget(asked.memory):
@@ -192,8 +202,9 @@ def _check_size(card: Card, shape: tuple[int, int, int]) -> None:
 
 def _attack(text: str, net: Net, shape, classes: int, fallback: Mapping[str, Any]) -> tuple[Spec, Attack]:
     spec = cards.lookup(text, attacks.ATTACKS, "attack", fallback)
-    _check_size(attacks.ATTACKS[spec.name].card, shape)
-    return spec, attacks.ATTACKS[spec.name].make(net, shape, classes, **spec.static)
+    method = attacks.ATTACKS[spec.name]
+    _check_size(method.card, shape)
+    return identified(spec, method.card), method.make(net, shape, classes, **spec.static)
 
 
 def _defense(text: str, net: Net, shape, classes: int, fallback: Mapping[str, Any] | None = None) -> Method:

@@ -81,7 +81,7 @@ def studies(folder: str, size: str) -> list[tuple[str, bdjax.Study]]:
     column = bdjax.Study(
         dataset=folder,
         model=COLUMN,
-        attacks=("badnets",),
+        attacks=("badnets", "blended"),
         ratios=(0.1,),
         seeds=range(1),
         defenses=("none", "ft:epochs=20", "ft_sam:epochs=20", "fst:epochs=20", *changed(("pam",))),

@@ -1,13 +1,15 @@
 """A study in a process of its own, to be killed: `python child.py '{"data": DIR, "out": DIR, "study": {...}}'`.
 
-Every step is a call of its own; `checkpoint` are the seconds between checkpoints, `cells` the most at a time. What is
-done is printed: `advanced`, `trained N`, `ended`. The exit status after a signal is 128 + its number.
+Every step is a call of its own; `checkpoint` are the seconds between checkpoints, `cells` the most at a time; `cluster`
+are the port, the number of processes and the place of this one in a `jax.distributed` cluster. What is done is printed:
+`advanced`, `trained N`, `ended`. The exit status after a signal is 128 + its number.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import jax
 import tiny
 
 import bdjax
@@ -26,6 +28,9 @@ class Printed(Silent):
 
 
 def main(asked: dict) -> int:
+    if "cluster" in asked:
+        port, count, place = asked["cluster"]
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, place)
     chunks.CALL_SECONDS = 0.0
     chunks.CHECKPOINT_SECONDS = asked.get("checkpoint", chunks.CHECKPOINT_SECONDS)
     programs.LARGEST = asked.get("cells", programs.LARGEST)

@@ -75,6 +75,15 @@ def test_cover_rows_follow_the_poisoned_and_keep_their_label(settings, covers):
     np.testing.assert_array_equal(result.label, label.at[:3].set(0))
 
 
+def test_a_users_picture_takes_the_place_of_the_drawn_one(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 20), (255, 128, 0)).save(tmp_path / "mine.png")
+    attack, _, result = poison(f"picture={tmp_path}/mine.png,test_alpha=1")
+    query = attack.query((), result.trigger, jnp.zeros((32, 32, 3)), 0)
+    np.testing.assert_allclose(query, np.broadcast_to([1, 128 / 255, 0], (32, 32, 3)), rtol=1e-6)
+
+
 def test_impossible_pieces_are_refused():
     with pytest.raises(InvalidInput, match="shown 17 of 16 pieces; choose at most 16"):
         build("shown=17")

@@ -21,6 +21,10 @@ SHAPE, CLASSES, ROWS, TARGET = (16, 16, 3), 4, 32, 1
 QUICK = {"surrogate_epochs": 4, "surrogate_batch": 16, "surrogate_learning_rate": 0.1, "surrogate_steps": 1}
 QUICK |= {"steps": 20, "passes": 1, "images": 6, "target": TARGET, "width": 2}
 QUICK |= {"source": 0, "covers": "others"}
+QUICK |= {"halvings": 3, "epsilon": 0.1}
+QUICK |= {"pictures": 4, "fit_steps": 40}
+QUICK |= {"encoder_steps": 3, "encoder_batch": 8, "bits": 4}
+QUICK |= {"ink_steps": 30, "ink_batch": 4, "extractor_width": 2, "edge_threshold": 0.02, "ink_learning_rate": 0.01}
 COUNTS = (0, 3, 8)
 SOURCE_SPECIFIC = ("tact",)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.blended import mixture, picture
+from bdjax.attacks.blended import cartoon, mixture
 from bdjax.cards import lookup
 from bdjax.images import to_uint8
 
@@ -30,7 +30,7 @@ def test_float_mixture_keeps_the_fraction():
 
 @pytest.mark.parametrize("size", [32, 64, 224])
 def test_picture_has_the_statistics_of_the_usual_cartoon(size):
-    levels = picture(size, size) * 255
+    levels = cartoon(size, size) * 255
     assert abs(levels.mean() - 200) < 3
     assert abs(levels.std() - 68) < 4
     assert levels.min() > 10 and levels.max() == 255
@@ -42,10 +42,21 @@ def test_alpha_decides_between_image_and_picture():
     image = jnp.asarray(ramp()) / 255
     np.testing.assert_array_equal(attack.query((), {"alpha": jnp.array(0.0)}, image, 0), image)
     full = attack.query((), {"alpha": jnp.array(1.0)}, image, 0)
-    np.testing.assert_allclose(full, picture(32, 32), atol=0.51 / 255)
+    np.testing.assert_allclose(full, cartoon(32, 32), atol=0.51 / 255)
 
 
 def test_grey_images_get_a_grey_picture():
     spec = lookup("blended", ATTACKS, "attack")
     attack = ATTACKS["blended"].make(None, (16, 16, 1), 10, **spec.static)
     assert attack.query((), {"alpha": jnp.array(0.2)}, jnp.zeros((16, 16, 1)), 0).shape == (16, 16, 1)
+
+
+def test_a_users_picture_takes_the_place_of_the_cartoon(tmp_path):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    spec = lookup(f"blended:picture={tmp_path}/mine.png", ATTACKS, "attack")
+    attack = ATTACKS["blended"].make(None, (16, 16, 3), 10, **spec.static)
+    image = jnp.zeros((16, 16, 3))
+    np.testing.assert_array_equal(to_uint8(attack.query((), {"alpha": jnp.array(1.0)}, image, 0)), pixels)

@@ -191,7 +191,8 @@ def test_report_of_what_is_no_study_is_refused(refused, tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    "options", ["--drivers nope", "--cells 0", "--cells", "--steps 0", "--rounds -1", "--model nope"]
+    "options",
+    ["--drivers nope", "--cells 0", "--cells", "--steps 0", "--rounds -1", "--models nope", "--convolutions nope"],
 )
 def test_bad_bench_is_refused(refused, options):
     refused("bench", *options.split())
@@ -305,12 +306,19 @@ def test_doctor_tells_of_the_machine(capsys):
 
 def test_bench_writes_figures(capsys, folder, tmp_path):
     path = tmp_path / "deep" / "bench.json"
-    options = "--model linear --cells 1 2 --steps 1 --rounds 1 --drivers map --recipe batch=16"
+    options = "--models linear --cells 1 2 --steps 1 --rounds 1 --drivers map --recipe batch=16"
     assert cli.main(["bench", "--dataset", tiny.dataset(folder), "--out", str(path), *options.split()]) == 0
     found = json.loads(path.read_text())
-    assert [(row["driver"], row["cells"]) for row in found["rows"]] == [("map", 1), ("map", 2)]
-    assert all(row["median"] > 0 and row["all"] == [row["median"]] for row in found["rows"])
-    assert (found["batch"], found["model"], found["rounds"]) == (16, "linear", 1)
+    assert [(row["model"], row["side"], row["cells"]) for row in found["rows"]] == [
+        ("linear", "map mapped", 1),
+        ("linear", "map mapped", 2),
+    ]
+    for row in found["rows"]:
+        assert 0 < row["low"] == row["median"] == row["high"]
+        assert row["images_per_second"] == pytest.approx(16e3 / row["median"])
+        assert 0 < row["share"] < 1 and row["bytes"] > 0
+    assert (found["batch"], found["rounds"]) == (16, 1)
+    assert "<svg" in path.with_suffix(".svg").read_text()
     assert "ms a step a cell" in capsys.readouterr().out
 
 

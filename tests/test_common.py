@@ -363,11 +363,12 @@ def test_defenses_and_audits_say_when_they_act_and_what_they_change(name):
 
 @pytest.mark.parametrize("name", sorted(own(SELECTIONS)))
 def test_selections_rank_all_rows_the_same_alone_and_in_a_batch(name):
-    select = SELECTIONS[name].make(network(), SHAPE, CLASSES)
+    static = lookup(name, SELECTIONS, "selection").static
+    select = SELECTIONS[name].make(network(), SHAPE, CLASSES, **static)
     given = Given({}, lambda key, image: image, train=sources.split(shared().train))
 
     def priority(seed):
-        return select(root(seed), network(), scene().attack, (), given)
+        return select.rank(root(seed), network(), scene().attack, (), given)
 
     many = jax.vmap(priority)(jnp.arange(2, dtype=jnp.uint32))
     assert many.shape == (2, ROWS) and many.dtype == real() and np.isfinite(many).all()

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
 
-from bdjax.models.convolution import convolve
+from bdjax.models import convolution as forms
+from bdjax.models.convolution import FORMS, convolve
 
 CASES = {
     "padded": ((2, 7, 6, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),
@@ -58,8 +61,21 @@ def derivative(function, wanted):
     return gradient
 
 
+@pytest.fixture(params=FORMS)
+def form(request):
+    with forms.using(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=("mapped", "patches"))
+def own(request):
+    """The forms that are not XLA's own operation; `unrolled` differs from `mapped` in its batches alone."""
+    with forms.using(request.param):
+        yield request.param
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case):
+def test_values_and_gradients(case, own):
     image, kernel, geometry = operands(case)
     close(convolve(image, kernel, *geometry), reference(image, kernel, *geometry))
 
@@ -72,7 +88,7 @@ def test_values_and_gradients(case):
 
 
 @pytest.mark.parametrize("wanted", list(itertools.product((0, 1), repeat=3)))
-def test_third_derivatives(wanted):
+def test_third_derivatives(wanted, own):
     image, kernel, geometry = operands("strided")
     ours, theirs = (jax.jit(derivative(energy(f, geometry), wanted)) for f in (convolve, reference))
     close(ours(image, kernel), theirs(image, kernel))
@@ -83,7 +99,7 @@ AXES = {"image": (0, None), "kernel": (None, 0), "both": (0, 0)}
 
 @pytest.mark.parametrize("wanted", [(), (0,), (1,), (1, 1)])
 @pytest.mark.parametrize("axes", AXES)
-def test_batched(wanted, axes):
+def test_batched(wanted, axes, form):
     image_axis, kernel_axis = AXES[axes]
     image, kernel, geometry = operands("uneven", (3,) * (image_axis == 0), (3,) * (kernel_axis == 0))
 
@@ -95,7 +111,7 @@ def test_batched(wanted, axes):
 
 
 @pytest.mark.parametrize("inner,outer", list(itertools.product(AXES, AXES)))
-def test_nested_batches(inner, outer):
+def test_nested_batches(inner, outer, own):
     flags = [[axes[operand] == 0 for axes in (AXES[outer], AXES[inner])] for operand in (0, 1)]
     image_batch, kernel_batch = ([size for size, flag in zip((2, 3), flag, strict=True) if flag] for flag in flags)
     image, kernel, geometry = operands("strided", image_batch, kernel_batch)
@@ -117,8 +133,8 @@ def test_gradient_through_a_batch():
     close(jax.jit(lambda: total(convolve))(), jax.jit(lambda: total(reference))())
 
 
-def test_models_are_taken_one_by_one():
-    """The point of it: no grouped convolution is left where kernels are batched, forward or backward."""
+def test_what_batched_kernels_become():
+    """Grouped convolutions, forward and backward, under `grouped` alone."""
     image, kernel, geometry = operands("strided", (2,), (2,))
 
     def program(convolution):
@@ -126,4 +142,39 @@ def test_models_are_taken_one_by_one():
         return jax.jit(gradients).lower(image, kernel).as_text()
 
     assert "feature_group_count = 2" in program(reference)
-    assert "group_count = 2" not in program(convolve)
+    for form in FORMS:
+        with forms.using(form):
+            assert ("group_count = 2" in program(convolve)) == (form == "grouped")
+            assert ("stablehlo.convolution" in program(convolve)) == (form != "patches")
+
+
+def test_off_a_cpu_the_models_one_by_one_have_the_gradients_that_xla_makes(monkeypatch):
+    image, kernel, geometry = operands("strided", (2,), (2,))
+    theirs = jax.vmap(jax.grad(energy(reference, geometry), (0, 1)))(image, kernel)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for form in ("mapped", "unrolled"):
+        with forms.using(form):
+            close(jax.jit(jax.vmap(jax.grad(energy(convolve, geometry), (0, 1))))(image, kernel), theirs)
+    assert forms.usual() == "grouped"
+
+
+@given(
+    sides=st.tuples(*[st.integers(3, 9)] * 2),
+    kernel=st.tuples(*[st.integers(1, 3)] * 2),
+    stride=st.tuples(*[st.integers(1, 3)] * 2),
+    padding=st.tuples(*[st.tuples(*[st.integers(0, 2)] * 2)] * 2),
+    channels=st.tuples(*[st.integers(1, 3)] * 2),
+    wanted=st.sampled_from([(0,), (1,)]),
+    form=st.sampled_from(FORMS),
+)
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_any_shape(sides, kernel, stride, padding, channels, wanted, form):
+    draw = np.random.default_rng(1).standard_normal
+    image, weights = (jnp.asarray(draw(shape)) for shape in ((2, *sides, channels[0]), (*kernel, *channels)))
+
+    def found(convolution):
+        scalar = energy(convolution, (stride, padding))
+        return convolution(image, weights, stride, padding), derivative(scalar, wanted)(image, weights)
+
+    with forms.using(form), jax.enable_x64(True):
+        close(found(convolve), found(reference))

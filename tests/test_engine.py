@@ -177,13 +177,13 @@ def test_drivers_agree(kept, data, driver, defenses):
 
 
 def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
-    monkeypatch.setattr("jax.device_count", lambda: 1)
+    monkeypatch.setattr("jax.local_device_count", lambda: 1)
     measured = []
-    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, how: measured.append(how) or len(measured))
+    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, *how: measured.append(how) or len(measured))
     for out in ("one", "two", "one"):
         found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
         assert found.attrs["driver"] == "map"
-    assert measured == ["map", "vmap"]
+    assert measured == [("map", "mapped"), ("vmap", "mapped"), ("vmap", "patches")]
     for driver in ("auto", "map"):
         bdjax.run(tiny.study(data, **USUAL, driver=driver), folder)
     with pytest.raises(InvalidInput, match=r"driver vmap; .*plan\.json says map"):
@@ -515,3 +515,11 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, mo
         found = Checkpoint(tmp_path / "one")
         assert found.about()["step"] == 1
         assert found.restore({"step": jnp.zeros(3, int)})["step"].tolist() == [1, 1, 1]
+
+
+def test_a_writer_takes_its_share_of_what_is_missing(data, tmp_path, monkeypatch):
+    sizes, run = [], chunks.run
+    monkeypatch.setattr(chunks, "run", lambda *about: sizes.append(len(about[2])) or run(*about))
+    monkeypatch.setattr("bdjax.io.store.Store.writers", lambda store: 2)
+    bdjax.run(tiny.study(data, seeds=range(5), ratios=(0.0,), recipe="epochs=1,batch=32"), tmp_path)
+    assert sizes == [3, 1, 1] * 2  # victims, and their scores

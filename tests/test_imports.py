@@ -12,8 +12,9 @@ import tiny
 PACKAGE = Path(__file__).parent.parent / "bdjax"
 
 LAYERS = (
-    ("errors", "types", "progress"),
-    ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "optimizers", "plugins", "sweep"),
+    ("errors", "types", "progress", "signals"),
+    ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "optimizers", "plugins", "stealth"),
+    ("sweep",),
     ("metrics", "train", "models"),
     ("attacks", "selections", "defenses", "audits", "detection"),
     ("stages", "io", "study"),
@@ -23,7 +24,7 @@ LAYERS = (
     ("groups",),
     ("programs",),
     ("chunks",),
-    ("engine", "analysis"),
+    ("engine", "analysis", "bench"),
     ("cli",),
 )
 """Modules and packages of bdjax from the bottom: each imports from layers below its own, a package also from itself."""
@@ -33,13 +34,13 @@ CONFINED = {
     "h5netcdf": [],
     "h5py": ["io"],
     "jinja2": ["report"],
-    "matplotlib": ["report"],
+    "matplotlib": ["bench", "report"],
     "orbax": ["io"],
     "pandas": ["report"],
     "safetensors": ["io"],
     "sklearn": ["io"],
     "tensorflow_datasets": ["io"],
-    "torch": ["io"],
+    "torch": ["bench", "io"],
     "tyro": ["cli"],
 }
 """Which packages of bdjax may import what."""

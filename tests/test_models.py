@@ -17,8 +17,8 @@ COUNTS = {"small_cnn": 6_418, "preact_resnet18": 11_171_146, "resnet18": 11_173_
 IMAGES = np.random.default_rng(0).uniform(size=(5, 8, 8, 3))
 
 
-def small(name, mean=MEAN, std=STD):
-    return MODELS[name].make((8, 8, 3), 4, mean, std, **SMALL[name])
+def small(name, mean=MEAN, std=STD, **settings):
+    return MODELS[name].make((8, 8, 3), 4, mean, std, **SMALL[name], **settings)
 
 
 @pytest.fixture
@@ -191,3 +191,24 @@ def test_many_models_are_each_alone(lift, _float64):
     alone = jax.jit(gradient)
     for place, key in enumerate(keys):
         close(jax.tree.map(lambda leaf, place=place: leaf[place], many), alone(key))
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18"])
+def test_bfloat16_is_between_layers_alone(name):
+    """Logits differ by the rounding of some 20 layers to 8 bits, and nothing that is kept is rounded."""
+    net, rounded = small(name), small(name, precision="bfloat16")
+    weights, images = jax.jit(net.init)(jax.random.key(0)), IMAGES.astype(np.float32)
+    logits, _, taps = net.apply(weights, images)
+    near, _, near_taps = rounded.apply(weights, images)
+    difference = np.linalg.norm(near - logits) / np.linalg.norm(logits)
+    assert 1e-5 < difference < 0.05
+    kinds = {layer.tap: layer.kind for layer in net.layers}
+    assert {near_taps[tap].dtype.name for tap in taps if kinds[tap] in ("conv", "norm", "relu", "add")} == {"bfloat16"}
+    assert {near_taps[tap].dtype for tap in taps if kinds[tap] in ("pool", "linear")} == {logits.dtype}
+
+    def loss(params):
+        found, batch_stats, _ = rounded.apply(weights.replace(params=params), images, train=True)
+        return jnp.sum(found**2), batch_stats
+
+    gradients, statistics = jax.grad(loss, has_aux=True)(weights.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((gradients, statistics))} == {logits.dtype}

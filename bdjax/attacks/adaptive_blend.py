@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
-from bdjax.attacks.blended import picture
+from bdjax.attacks.blended import cartoon
 from bdjax.attacks.common import TARGET, row_key, saved, scalar
+from bdjax.attacks.pictures import picture_setting, read_picture
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
@@ -30,6 +31,7 @@ CARD = Card(
     settings={
         "alpha": Setting(0.15, "share of the picture on training rows", low=0.0, high=1.0),
         "test_alpha": Setting(0.2, "share of the picture on test images", low=0.0, high=1.0),
+        "picture": picture_setting("an image file"),
         "cover_ratio": cover_ratio(1.0),
         "pieces": Setting(4, "pieces along each side that the picture is cut into", low=1),
         "shown": Setting(8, "pieces that a training row gets, drawn for each row", low=1),
@@ -38,17 +40,19 @@ CARD = Card(
     },
     presets={"paper": {}, "benchmark": {"storage": "round"}},
     departures=(
-        "the picture is the one of the attack blended, drawn with the mean and the contrast of the authors' cartoon",
+        "unless the user gives a picture it is that of the attack blended, drawn with the mean and the contrast of the "
+        "authors' cartoon",
         "storage=round is what the authors' first release saves; in backdoor-toolbox, its successor, rows stay exact",
     ),
 )
 
 
-def make(net, shape, classes, pieces, shown, storage, target) -> Attack:
+def make(net, shape, classes, picture, pieces, shown, storage, target) -> Attack:
     """Adaptive-Blend for images of `shape`; images that are not of three channels get the picture in grey.
 
     Raises:
-        InvalidInput: more pieces are shown than there are, pieces are less than a pixel, or the target is no class.
+        InvalidInput: more pieces are shown than there are, pieces are less than a pixel, the target is no class, or the
+            user's picture cannot be used.
     """
     del net
     height, width, channels = shape
@@ -57,8 +61,8 @@ def make(net, shape, classes, pieces, shown, storage, target) -> Attack:
         raise InvalidInput(f"adaptive_blend: {pieces} pieces along {height}x{width} pixels; choose at most {most}")
     if shown > pieces**2:
         raise InvalidInput(f"adaptive_blend: shown {shown} of {pieces**2} pieces; choose at most {pieces**2}")
-    whole = picture(height, width) if channels == 3 else picture(height, width).mean(axis=2, keepdims=True)
-    blend = np.round(whole * 255) / 255
+    drawn = cartoon(height, width) if channels == 3 else cartoon(height, width).mean(axis=2, keepdims=True)
+    blend = read_picture(picture, shape) if picture else np.round(drawn * 255) / 255
     rows, columns = (np.arange(side) * pieces // side for side in (height, width))
 
     def trigger(key: Key, settings) -> dict[str, Array]:

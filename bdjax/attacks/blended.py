@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
+from bdjax.attacks.pictures import picture_setting, read_picture
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Array, Attack
 
@@ -20,6 +21,7 @@ CARD = Card(
     smallest=8,
     settings={
         "alpha": Setting(0.2, "share of the picture in the mixture", low=0.0, high=1.0),
+        "picture": picture_setting("an image file"),
         "storage": STORAGE,
         "goal": GOAL,
         "target": TARGET,
@@ -27,14 +29,15 @@ CARD = Card(
     },
     presets={"paper": {}, "benchmark": {"storage": "truncate"}},
     departures=(
-        "the picture is drawn here, with the mean and the contrast of the cartoon that authors and benchmark use",
+        "unless the user gives a picture it is drawn here, with the mean and the contrast of the cartoon that authors "
+        "and benchmark use",
         "under storage=truncate the mixture is exact before it is cut; the benchmark's mixed float32 and float64 sum "
         "falls one level short of it on about 2% of values",
     ),
 )
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def cartoon(height: int, width: int) -> np.ndarray:
     """What is blended in, float64 (height, width, 3): dark outlines and a red disc on a bright ground.
 
     In levels of 255 its mean is 201 and its standard deviation 66 at 32 pixels and above.
@@ -63,15 +66,15 @@ def mixture(image: Array, blend: Array, alpha: Array, storage: str) -> Array:
     return stored((1 - alpha) * image + alpha * blend, storage)
 
 
-def make(net, shape, classes, storage, goal, target, sources) -> Attack:
+def make(net, shape, classes, picture, storage, goal, target, sources) -> Attack:
     """Blended injection for images of `shape`; images that are not of three channels get the picture in grey.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: the target is no class, or the user's picture cannot be used.
     """
     del net
-    blend = np.round(picture(*shape[:2]) * 255) / 255
-    if shape[2] != 3:
+    blend = read_picture(picture, shape) if picture else np.round(cartoon(*shape[:2]) * 255) / 255
+    if blend.shape[2] != shape[2]:
         blend = np.round(blend.mean(axis=2, keepdims=True) * 255) / 255
 
     def trigger(key, settings):

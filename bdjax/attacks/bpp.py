@@ -103,7 +103,7 @@ def make(net, shape, classes, levels, dithering, storage, goal, target, **traini
 
     train = (_training(net, shared["goal"], fewer, error, **training),)
     parts = shared | {"init": init, "prepare": partners.prepare}
-    return Attack(stamp=stamp, query=stamp, cover=cover, train=train, **parts)
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **parts)
 
 
 def _training(

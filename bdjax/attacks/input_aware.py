@@ -108,7 +108,7 @@ def make(net, shape, classes, width, halvings, squashing, storage, goal, target,
 
     train = stages(net, generators, shared["goal"], **training)
     parts = shared | {"init": init, "prepare": partners.prepare}
-    return Attack(stamp=stamp, query=stamp, cover=cover, train=train, **parts)
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **parts)
 
 
 INPUT_AWARE = Method(CARD, make)

@@ -37,12 +37,14 @@ class Fooled(NamedTuple):
     taken: Array
 
 
-def deepfool(net: Net, weights: Weights, image: Array, target: int, overshoot: Array, steps: int) -> Fooled:
+def deepfool(
+    net: Net, weights: Weights, image: Array, target: int, overshoot: Array, steps: int, margin: float = 0.0
+) -> Fooled:
     """The least change of an image (height, width, channels), to first order, that makes it the target.
 
     Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 1, towards one class: each step is |f| / |w|^2 w
-    with f the target's logit less that of the class first predicted, w its gradient. The change includes the overshoot;
-    it is of use only where `reached` is the target.
+    with f the target's logit less that of the class first predicted, w its gradient, and is `margin` longer than that.
+    The change includes the overshoot; it is of use only where `reached` is the target.
     """
 
     def logits(change: Array) -> Array:
@@ -55,7 +57,8 @@ def deepfool(net: Net, weights: Weights, image: Array, target: int, overshoot: A
         towards = jnp.zeros_like(value).at[target].add(1).at[first].add(-1)
         slope = pull(towards)[0] / (1 + overshoot)  # with respect to the image
         square = jnp.sum(slope**2)
-        length = jnp.abs(jnp.vdot(value, towards)) / jnp.where(square > 0, square, jnp.inf)
+        square = jnp.where(square > 0, square, jnp.inf)
+        length = jnp.abs(jnp.vdot(value, towards)) / square + margin / jnp.sqrt(square)
         change = state.change + jnp.where(reached == target, 0, length) * slope
         return Fooled(change, first, reached, state.taken + 1)
 

@@ -115,7 +115,7 @@ def make(net, shape, classes, points, storage, goal, target, **training) -> Atta
         return poison.replace(role=roles(priority, everything(label), count, covered))
 
     train = (_training(net, shape, shared["goal"], **training),)
-    return Attack(stamp=stamp, query=stamp, cover=cover, train=train, **(shared | {"init": init}))
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **(shared | {"init": init}))
 
 
 def _training(net: Net, shape, goal, rounding, augmentation, crop, flip, interpolation, fill, **recipe) -> Procedure:

@@ -1,11 +1,7 @@
-"""`bdjax bench`: milliseconds a training step a cell, against the number of cells, for each driver."""
+"""`bdjax bench`: milliseconds a training step a cell, by driver and number of cells, beside PyTorch."""
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +10,21 @@ from bdjax.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Bench:
-    """Time the compiled training step for several numbers of cells, drivers in turn, medians of several rounds."""
+    """Time the compiled training step for several numbers of cells, drivers in turn, medians of several rounds.
 
-    model: str = "small_cnn"
-    """A network, e.g. preact_resnet18:width=16."""
+    Where PyTorch is installed the same network and recipe run in it, in the same rounds.
+    """
+
+    models: tuple[str, ...] = ("small_cnn",)
+    """Networks, e.g. preact_resnet18:width=16."""
     dataset: str = "digits"
     """As in bdjax run."""
     cells: tuple[int, ...] = (1, 8)
     """Numbers of cells."""
     drivers: tuple[str, ...] = ("map", "vmap")
     """vmap, map, loop, shard."""
+    convolutions: tuple[str, ...] = ()
+    """Forms of convolution: grouped, mapped, unrolled, patches; without any, the usual one of this machine."""
     recipe: str = ""
     """Settings of the training, e.g. batch=128."""
     steps: int = 4
@@ -31,88 +32,71 @@ class Bench:
     rounds: int = 5
     """Timed calls each, taken in turn so that a drifting machine hits all alike."""
     out: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the figures as JSON, and beside it the drawing as SVG."""
 
     def run(self) -> None:
         """See the class."""
-        from bdjax.cli.conduct import keep_compiled
-        from bdjax.study import Study
-        from bdjax.work import resolve
+        from bdjax import bench
+        from bdjax.cli.conduct import keep_compiled, use_cores
 
         self._check()
+        if "shard" in self.drivers:
+            use_cores()
         keep_compiled()
-        work = resolve(Study(dataset=self.dataset, model=self.model, recipe=self.recipe))
-        rows = self._rows({(how, cells): _case(work, how, cells) for how in self.drivers for cells in self.cells})
-        head = _head(work)
-        _show(head, rows)
+        what = self.models, self.dataset, self.drivers, self.convolutions, self.cells, self.recipe
+        found = bench.measure(*what, self.steps, self.rounds)
+        _show(found)
         if self.out:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.out.write_text(json.dumps(head | {"steps": self.steps, "rounds": self.rounds, "rows": rows}, indent=1))
+            _write(self.out, found)
 
     def _check(self) -> None:
+        from bdjax.models.convolution import FORMS
         from bdjax.sweep import DRIVERS
 
-        for name in ("cells", "drivers"):
+        for name in ("models", "cells", "drivers"):
             if not getattr(self, name):
                 raise InvalidInput(f"no {name}; give at least one")
         for how in self.drivers:
             if how not in DRIVERS:
                 raise InvalidInput(f"driver {how!r}; choose from {', '.join(DRIVERS)}")
+        for form in self.convolutions:
+            if form not in FORMS:
+                raise InvalidInput(f"convolution {form!r}; choose from {', '.join(FORMS)}")
         for name, value in (("steps", self.steps), ("rounds", self.rounds), *(("cells", n) for n in self.cells)):
             if value < 1:
                 raise InvalidInput(f"{name} {value}; give at least 1")
 
-    def _rows(self, cases: dict[tuple[str, int], Callable[[int], None]]) -> list[dict[str, Any]]:
-        """Milliseconds a step a cell of each case; the first round is not counted."""
-        times = {case: [] for case in cases}
-        for _ in range(self.rounds + 1):
-            for case, call in cases.items():
-                begun = time.perf_counter()
-                call(self.steps)
-                times[case].append(1e3 * (time.perf_counter() - begun) / self.steps / case[1])
-        return [
-            {"driver": how, "cells": cells, "median": statistics.median(found[1:]), "all": found[1:]}
-            for (how, cells), found in times.items()
-        ]
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    from bdjax.bench.figure import drawn
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1))
+    drawn(found).savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _head(work) -> dict[str, Any]:
-    """What was measured, where and when."""
-    import jax
+def _show(found: dict[str, Any]) -> None:
+    from bdjax.report.wording import size
 
-    return {
-        "model": work.study.model,
-        "dataset": work.dataset.name,
-        "batch": work.recipe.spec.static["batch"],
-        "device": str(jax.devices()[0].device_kind),
-        "jax": jax.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _show(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    head = {name: value for name, value in found.items() if name not in ("rows", "memory", "image")}
     print(", ".join(f"{name} {value}" for name, value in head.items()))
-    print(f"{'driver':8}{'cells':>6}{'ms a step a cell':>20}{'against the first':>20}")
-    for row in rows:
-        first = next(one["median"] for one in rows if one["driver"] == row["driver"])
-        low, high = min(row["all"]), max(row["all"])
-        measured = f"{row['median']:.2f} [{low:.2f}, {high:.2f}]"
-        print(f"{row['driver']:8}{row['cells']:6}{measured:>20}{row['median'] / first:20.2f}")
+    model = None
+    for row in found["rows"]:
+        if row["model"] != model:
+            model = row["model"]
+            print(f"\n{model}")
+            names = ("cells", "ms a step a cell", "against first", "images/s", "of peak", "compile s", "memory")
+            print(f"{'':16}" + "".join(f"{name:>{width}}" for name, width in zip(names, WIDTHS, strict=True)))
+        shown = (
+            str(row["cells"]),
+            f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            f"{row['against_first']:.2f}",
+            f"{row['images_per_second']:.0f}",
+            f"{100 * row['share']:.1f}%",
+            f"{row['compile_seconds']:.1f}",
+            "–" if row["bytes"] is None else size(row["bytes"]),
+        )
+        print(f"{row['side']:16}" + "".join(f"{text:>{width}}" for text, width in zip(shown, WIDTHS, strict=True)))
 
 
-def _case(work, how: str, count: int):
-    """A call that makes a number of steps of plain training of `count` cells, its program compiled."""
-    import jax
-    import jax.numpy as jnp
-
-    from bdjax import drivers
-    from bdjax.stages import Shared
-
-    shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
-    state, advance, _ = drivers.prepared(work, shared, how, count)
-
-    def call(steps: int) -> None:
-        state[0], sums = advance(state[0], 0, 0, steps)
-        jax.block_until_ready(sums)
-
-    return call
+WIDTHS = (6, 26, 14, 10, 9, 11, 10)

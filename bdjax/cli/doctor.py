@@ -88,7 +88,7 @@ def _drivers() -> None:
     from bdjax.io.store import read_json
 
     print("drivers")
-    if jax.device_count() > 1:
+    if jax.local_device_count() > 1:
         print("  shard: there are several devices")
     known = read_json(home() / "drivers.json") or {}
     for entry in known.values():

@@ -85,9 +85,15 @@ class Checkpoint:
 
 def sweep_up(folder: Path, done: Callable[[str], bool]) -> None:
     """Remove the checkpoints in `folder` whose jobs, named in what they are of, are all done: no chunk needs them."""
-    for path in sorted(folder.glob("*/about.json")):
-        if all(map(done, read_json(path, ("jobs",))["jobs"])):
-            shutil.rmtree(path.parent, ignore_errors=True)
+    for path, names in unfinished(folder):
+        if all(map(done, names)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> list[tuple[Path, list[str]]]:
+    """The checkpoints in `folder`, each with the jobs that it is of."""
+    found = [(path.parent, read_json(path, ("jobs",))) for path in sorted(folder.glob("*/about.json"))]
+    return [(path, about["jobs"]) for path, about in found if about]  # another writer may just have removed it
 
 
 def _numbered(state: PyTree) -> dict[str, Array]:

@@ -101,9 +101,10 @@ def load(folder: str | Path) -> xr.Dataset:
         folder: the study's `out`.
 
     Returns:
-        Dims attack (str), ratio (float64), seed (int64), defense (str); float64 fractions acc, asr, ra, der, and
-        overlap (the share of the defender's clean rows whose copies are poisoned); seconds; status int8 (0 ok, 1
-        diverged, -1 not there); audits as <audit>_<figure>. Cells without results are NaN.
+        Dims attack (str), ratio (float64), seed (int64), defense (str); float64 fractions acc, asr, ra, der,
+        overlap (the share of the defender's clean rows whose copies are poisoned) and, if some attack has it, cross
+        (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not there); audits as <audit>_<figure>. Cells
+        without results are NaN.
 
     Raises:
         InvalidInput: no study is there, or a shard is damaged.
@@ -179,8 +180,9 @@ class _Table:
         self.columns["seconds"][where] = self.trained[cell["model"]] = run["seconds"]
         self.columns["overlap"][where] = scored["overlap"]
         usable = run["status"] == OK
-        for name in ("acc", "asr", "ra"):
-            self.columns[name][where] = scored[name] if usable else np.nan
+        for name in ("acc", "asr", "ra", "cross"):
+            if name in scored:
+                self.columns.setdefault(name, self._blank(()))[where] = scored[name] if usable else np.nan
         for text, audit in cell["audits"].items():
             for figure, value in rows["audit"].get(audit, {}).items():
                 name = f"{self.prefixes[text]}_{figure}"

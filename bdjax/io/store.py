@@ -107,6 +107,10 @@ class Store:
         except (OSError, ValueError):
             return False
 
+    def writers(self) -> int:
+        """How many writers are alive, this one among them."""
+        return sum(self._alive(sign.stem) for sign in (self.folder / "claims").glob("*.writer"))
+
     def claim(self, names: list[str]) -> list[str]:
         """Take those of `names` that no living writer works on; they stay taken until `release` or the end."""
         taken = []

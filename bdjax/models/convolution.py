@@ -1,29 +1,54 @@
-"""A convolution whose gradients stay fast inside loops and under `vmap` on a CPU, exact to any order.
+"""A convolution in several forms, one of which is fast wherever it runs, exact to any order of derivative.
 
 It computes what `lax.conv_general_dilated` computes (Dumoulin, Visin, "A guide to convolution arithmetic for deep
-learning", arXiv:1603.07285, 2016, chapters 2 and 4), NHWC images and HWIO kernels, without dilation or groups.
+learning", arXiv:1603.07285, 2016, chapters 2 and 4), NHWC images and HWIO kernels, without dilation or groups. The
+forms differ in what `vmap` over kernels, which is many models at a time, makes of it:
+
+- `grouped`: XLA's own operation, which becomes a grouped convolution;
+- `mapped`, `unrolled`: the models one by one, in a compiled loop or written out;
+- `patches`: the places under the kernel gathered beside each other, and one product of matrices a model.
 
 XLA on a CPU has a fast kernel for convolutions in the form b01f_01io->b01f alone. It rewrites gradients to that form
-in the entry computation but not in loop bodies, where they take 40 to 100 times longer; and `vmap` over kernels makes
-grouped convolutions, which take 4 to 5 times longer than the same models one by one. Here both gradients are stated
-in that form, and models are taken one by one. Elsewhere than on a CPU this is the plain operation.
+in the entry computation but not in loop bodies, where they take 40 to 100 times longer; and grouped convolutions take 4
+to 5 times longer than the same models one by one. So there `mapped` and `unrolled` state both gradients in that form.
 
-Convolution is one trilinear form T(image, kernel, output) and three functions, each its derivative in one operand:
-forward F(image, kernel), image gradient I(output, kernel), kernel gradient W(image, output). The derivative of each is
-the two others, so the family is closed under reverse differentiation. On a CPU there is no forward mode, and
-`jax.shard_map` around it wants check_vma=False.
+For these two, convolution is one trilinear form T(image, kernel, output) and three functions, each its derivative in
+one operand: forward F(image, kernel), image gradient I(output, kernel), kernel gradient W(image, output). The
+derivative of each is the two others, so the family is closed under reverse differentiation. There is no forward mode
+then, and `jax.shard_map` around it wants check_vma=False.
 """
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from bdjax.types import Array
 
+FORMS = ("grouped", "mapped", "unrolled", "patches")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+_form: ContextVar[str | None] = ContextVar("form", default=None)
+
+
+def usual() -> str:
+    """The form that is taken where none is asked for: what is fast for one model on this backend."""
+    return "mapped" if jax.default_backend() == "cpu" else "grouped"
+
+
+@contextlib.contextmanager
+def using(form: str) -> Iterator[None]:
+    """Convolutions that are traced inside take this form, one of FORMS."""
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 class Geometry(NamedTuple):
@@ -69,7 +94,32 @@ def _kernel_gradient(geometry: Geometry, image: Array, output: Array) -> Array:
     return lax.optimization_barrier(result).transpose(1, 2, 0, 3)
 
 
-def _batched(function, merges: bool):
+def _transposed_image(geometry: Geometry, output: Array, kernel: Array) -> Array:
+    """The image gradient as XLA transposes the operation."""
+    image = jax.ShapeDtypeStruct((output.shape[0], *geometry.image, kernel.shape[2]), output.dtype)
+    return jax.linear_transpose(lambda image: _forward(geometry, image, kernel), image)(output)[0]
+
+
+def _transposed_kernel(geometry: Geometry, image: Array, output: Array) -> Array:
+    """The kernel gradient as XLA transposes the operation."""
+    kernel = jax.ShapeDtypeStruct((*geometry.kernel, image.shape[3], output.shape[3]), output.dtype)
+    return jax.linear_transpose(lambda kernel: _forward(geometry, image, kernel), kernel)(output)[0]
+
+
+def _patches(geometry: Geometry, image: Array, kernel: Array) -> Array:
+    """One product of matrices: what lies under each element of the kernel, (places, elements), by the kernel."""
+    padded = jnp.pad(image, ((0, 0), *geometry.padding, (0, 0)))
+    (down, across), (tall, wide) = geometry.stride, geometry.reach
+
+    def under(row: int, column: int) -> Array:
+        return padded[:, row : row + tall : down, column : column + wide : across]
+
+    height, width = geometry.kernel
+    elements = jnp.concatenate([under(row, column) for row in range(height) for column in range(width)], axis=-1)
+    return elements @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _batched(function, merges: bool, unrolled: bool):
     """`function` with its own `vmap` rule: `merges` says that the first operand and the result have the images first.
 
     Where only that operand is batched, its two leading axes become one; otherwise the batch is taken one by one. The
@@ -86,7 +136,10 @@ def _batched(function, merges: bool):
         def one(pair):
             return batched(pair[0] if flags[0] else first, pair[1] if flags[1] else second)
 
-        return lax.map(one, (first if flags[0] else None, second if flags[1] else None)), True
+        every = (first if flags[0] else None, second if flags[1] else None)
+        if unrolled:
+            return jnp.stack([one(jax.tree.map(lambda leaf, k=k: leaf[k], every)) for k in range(size)]), True
+        return lax.map(one, every), True
 
     return batched
 
@@ -102,11 +155,15 @@ def _differentiable(function, first_gradient, second_gradient):
 
 
 @functools.cache
-def _family(geometry: Geometry):
+def _family(geometry: Geometry, canonical: bool, unrolled: bool):
     """F, I and W of one geometry, each with the two others as its derivative."""
 
     def batched(function, merges):
-        return _batched(functools.partial(function, geometry), merges)
+        return _batched(functools.partial(function, geometry), merges, unrolled)
+
+    of_image, of_kernel = _transposed_image, _transposed_kernel
+    if canonical:
+        of_image, of_kernel = _image_gradient, _kernel_gradient
 
     forward = _differentiable(
         batched(_forward, True),
@@ -114,12 +171,12 @@ def _family(geometry: Geometry):
         lambda image, kernel, output: kernel_gradient(image, output),
     )
     image_gradient = _differentiable(
-        batched(_image_gradient, True),
+        batched(of_image, True),
         lambda output, kernel, image: forward(image, kernel),
         lambda output, kernel, image: kernel_gradient(image, output),
     )
     kernel_gradient = _differentiable(
-        batched(_kernel_gradient, False),
+        batched(of_kernel, False),
         lambda image, output, kernel: image_gradient(output, kernel),
         lambda image, output, kernel: forward(image, kernel),
     )
@@ -142,6 +199,9 @@ def convolve(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(*sides, padding)
     geometry = Geometry(*sides, tuple((low, high) for low, high in padding))
-    if jax.default_backend() == "cpu":
-        return _family(geometry)[0](image, kernel)
-    return _forward(geometry, image, kernel)
+    form = _form.get() or usual()
+    if form == "grouped":
+        return _forward(geometry, image, kernel)
+    if form == "patches":
+        return _patches(geometry, image, kernel)
+    return _family(geometry, jax.default_backend() == "cpu", form == "unrolled")[0](image, kernel)

@@ -16,10 +16,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bdjax.cards import Setting
 from bdjax.models.convolution import convolve
 from bdjax.types import Array, Layer, real
 
 MOMENTUM, EPSILON = 0.1, 1e-5
+PRECISION = Setting(
+    "float",
+    "what convolutions compute in, and what is between them; weights, their gradients, statistics, features and logits "
+    "are in the library's float type",
+    choices=("float", "bfloat16"),
+)
 NO_EDIT: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
 WITH_PARAMETERS = ("conv", "norm", "linear")
 
@@ -32,8 +39,16 @@ class Pass:
     [-1, 1) for the whole network, of which every layer takes its share: one draw compiles ten times as fast as many.
     """
 
-    def __init__(self, train: bool = False, weight: Array | None = None, edit=NO_EDIT, noise: Array | None = None):
+    def __init__(
+        self,
+        train: bool = False,
+        weight: Array | None = None,
+        edit=NO_EDIT,
+        noise: Array | None = None,
+        precision: str = "float",
+    ):
         self.train, self.weight, self.edit, self.noise = train, weight, edit, noise
+        self.working = jnp.bfloat16 if precision == "bfloat16" else real()  # what convolutions compute in
         self.taps: dict[str, Array] = {}
         self.layers: list[Layer] = []
         self.drawn = 0
@@ -50,7 +65,7 @@ class Pass:
         """The activation, edited if asked for; the tap's name is the layer's path joined by dots."""
         name = ".".join(path)
         if name in self.edit:
-            activation = self.edit[name](activation)
+            activation = self.edit[name](activation).astype(activation.dtype)
         self.taps[name] = activation
         self.layers.append(Layer(name, kind, path if kind in WITH_PARAMETERS else (), name))
         return activation
@@ -70,6 +85,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", run.uniform, shape, math.prod(shape[:-1]))
         padding = ((self.padding, self.padding),) * 2
+        x, kernel = x.astype(run.working), kernel.astype(run.working)
         return run.tap(self.path, "conv", convolve(x, kernel, (self.stride, self.stride), padding))
 
 
@@ -79,7 +95,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, ..., channels)."""
-        channels = x.shape[-1]
+        channels, given, x = x.shape[-1], x.dtype, x.astype(real())
         scale = self.param("scale", nn.initializers.ones, (channels,), real())
         bias = self.param("bias", nn.initializers.zeros, (channels,), real())
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), real())
@@ -93,7 +109,7 @@ class BatchNorm(nn.Module):
             running_var.value += rate * (unbiased - running_var.value)
         factor = scale * jax.lax.rsqrt(variance + EPSILON)
         normal = (x - beside(x, mean)) * beside(x, factor) + beside(x, bias)
-        return run.tap(self.path, "norm", normal)
+        return run.tap(self.path, "norm", normal.astype(given))
 
 
 def beside(x: Array, vector: Array) -> Array:
@@ -139,7 +155,7 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, height, width, channels)."""
-        return run.tap(self.path, "pool", jnp.mean(x, (1, 2)))
+        return run.tap(self.path, "pool", jnp.mean(x.astype(real()), (1, 2)))
 
 
 class Linear(nn.Module):

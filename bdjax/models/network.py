@@ -14,10 +14,10 @@ from bdjax.models.layers import NO_EDIT, Pass
 from bdjax.types import Layer, Net, Weights, real
 
 
-def network(module: nn.Module, shape: tuple[int, int, int]) -> Net:
+def network(module: nn.Module, shape: tuple[int, int, int], precision: str = "float") -> Net:
     """The network that `module` describes, for images of `shape` (height, width, channels).
 
-    The module is called as `module(image, run)`, run a `Pass`, and gives logits.
+    The module is called as `module(image, run)`, run a `Pass`, and gives logits. precision: see `layers.PRECISION`.
     """
     layers, drawn = _survey(module, shape)
     names = frozenset(layer.tap for layer in layers)
@@ -33,7 +33,7 @@ def network(module: nn.Module, shape: tuple[int, int, int]) -> Net:
             if name not in names:
                 taps = ", ".join(layer.tap for layer in layers)
                 raise InvalidInput(f"no tap {name!r} to edit; the network's taps are {taps}; choose one of them")
-        run = Pass(train, weight, edit)
+        run = Pass(train, weight, edit, precision=precision)
         variables = {"params": weights.params, "batch_stats": weights.batch_stats}
         if not train:
             return module.apply(variables, image, run), weights.batch_stats, run.taps

@@ -12,7 +12,7 @@ the pooling, so that features may be negative.
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
+from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -26,7 +26,8 @@ CARD = Card(
     kind="convolutional network, residual",
     smallest=8,
     settings={
-        "width": Setting(64, "channels of the first stage; the others have two, four and eight times as many", low=1)
+        "width": Setting(64, "channels of the first stage; the others have two, four and eight times as many", low=1),
+        "precision": PRECISION,
     },
     departures=(
         "a 3x3 stem of stride 1 without pooling, for small images",
@@ -72,9 +73,9 @@ class PreActResNet18(nn.Module):
         return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
 
 
-def make(shape, classes, mean, std, width=64) -> Net:
+def make(shape, classes, mean, std, width=64, precision="float") -> Net:
     """The network for images of `shape` (height, width, channels), normalised by `mean` and `std` a channel."""
-    return network(PreActResNet18(width, classes, tuple(mean), tuple(std)), shape)
+    return network(PreActResNet18(width, classes, tuple(mean), tuple(std)), shape, precision)
 
 
 PREACT_RESNET18 = Method(CARD, make)

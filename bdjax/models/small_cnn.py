@@ -8,7 +8,7 @@ global average pooling, as is usual today. It is no published architecture.
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
+from bdjax.models.layers import PRECISION, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -24,6 +24,7 @@ CARD = Card(
     settings={
         "width": Setting(8, "channels of the first convolution; the others have two and four times as many", low=1),
         "stem_stride": Setting(1, "stride of the first convolution", unit="pixels", low=1),
+        "precision": PRECISION,
     },
 )
 
@@ -48,9 +49,9 @@ class SmallCnn(nn.Module):
         return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
 
 
-def make(shape, classes, mean, std, width=8, stem_stride=1) -> Net:
+def make(shape, classes, mean, std, width=8, stem_stride=1, precision="float") -> Net:
     """The network for images of `shape` (height, width, channels), normalised by `mean` and `std` a channel."""
-    return network(SmallCnn(width, stem_stride, classes, tuple(mean), tuple(std)), shape)
+    return network(SmallCnn(width, stem_stride, classes, tuple(mean), tuple(std)), shape, precision)
 
 
 SMALL_CNN = Method(CARD, make)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bdjax.stealth import stealth
+
 SHOWN = 4
 """Images an attack."""
 
@@ -17,6 +19,8 @@ class Pictures(NamedTuple):
     gain: float  # how many times the difference is amplified
     pixels: float  # mean share of pixels that change, fraction
     change: float  # mean absolute change of a changed pixel's value, in levels of 255
+    count: int  # images that the figures are of
+    stealth: dict[str, float]  # of `stealth.stealth`
 
 
 def pictures(clean: np.ndarray, triggered: np.ndarray) -> Pictures:
@@ -28,7 +32,8 @@ def pictures(clean: np.ndarray, triggered: np.ndarray) -> Pictures:
     changed = np.abs(shift).max(-1) > 0
     columns = [tuple(map(address, images)) for images in zip(clean[:SHOWN], triggered, amplified, strict=False)]
     strength = np.abs(shift).mean(-1)[changed]
-    return Pictures(columns, gain, float(changed.mean()), float(strength.mean()) if strength.size else 0.0)
+    mean = float(strength.mean()) if strength.size else 0.0
+    return Pictures(columns, gain, float(changed.mean()), mean, len(clean), stealth(clean, triggered))
 
 
 def address(image: np.ndarray) -> str:

@@ -15,7 +15,7 @@ FEWEST = 3
 
 CELL = ("attack", "ratio", "seed", "defense")
 MEASURES = ("acc", "asr", "ra", "der")
-ABOUT = ("overlap", "seconds", "status")
+ABOUT = ("cross", "overlap", "seconds", "status")
 """What the results say of a cell beside its measures; every other variable is an audit's."""
 
 OK, DIVERGED, IMPOSSIBLE, ABSENT = 0, 1, 2, -1

@@ -3,7 +3,7 @@
 import jax
 
 from bdjax.cards import Card, Method
-from bdjax.types import real
+from bdjax.types import Array, Selection, real
 
 CARD = Card(
     name="random",
@@ -17,15 +17,16 @@ CARD = Card(
 )
 
 
-def make(net, shape, classes):
+def uniform(key, net, attack, assets, given) -> Array:
+    """Independent uniform priorities in [0, 1), float (n,)."""
+    del net, attack, assets
+    return jax.random.uniform(key, (given.train.size,), real())
+
+
+def make(net, shape, classes) -> Selection:
     """A selection by independent uniform priorities."""
     del net, shape, classes
-
-    def select(key, net, attack, assets, given):
-        del net, attack, assets
-        return jax.random.uniform(key, (given.train.size,), real())
-
-    return select
+    return Selection(uniform)
 
 
 RANDOM = Method(CARD, make)

@@ -10,9 +10,7 @@ import jax
 from experiments.fidelity.common import TOLERANCE
 
 METHODS = sorted(
-    path.stem
-    for path in Path(__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "__main__", "common", "torch_networks")
+    path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "__main__", "common")
 )
 
 

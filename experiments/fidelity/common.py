@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import bdjax
+from bdjax.bench import torch_networks
 from bdjax.models.convert import from_torch
 from bdjax.types import Net, Weights
-from experiments.fidelity import torch_networks
 
 TOLERANCE = 1e-4
 CLASSES = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.fidelity.torch_networks import network
+from bdjax.bench.torch_networks import network
 from tests.reference.filling import fill, images
 
 

@@ -1,4 +1,4 @@
-"""The residual networks in PyTorch, images as they are: what comparisons and the tests' references are made with."""
+"""bdjax's networks in PyTorch, images as they are: what speed and outputs are compared with."""
 
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -67,6 +67,16 @@ class Network(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def small_cnn(width: int, classes: int, stem_stride: int = 1) -> nn.Sequential:
+    """Three times convolution, normalisation and ReLU, with `width` channels at first, and a linear layer."""
+    layers, inputs = [], 3
+    for number, stride in enumerate((stem_stride, 2, 2)):
+        outputs = width * 2**number
+        layers += [conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def network(name: str, width: int, classes: int) -> Network:

@@ -1,0 +1,27 @@
+"""Signals are noted, not obeyed at once, so that what runs can make a checkpoint first."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[int]]:
+    """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def note(number: int, _) -> None:
+        if told and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second time somebody means now
+        told.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

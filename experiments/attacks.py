@@ -1,0 +1,97 @@
+"""Does every attack implant its backdoor on real images, and who would see it?
+
+    python -m experiments.attacks FOLDER runs/attacks --size cpu
+
+Victims of every attack at four poison ratios, no defense, and how visible each trigger is on the test images. FOLDER
+holds CIFAR-10 as train/<class>/* and test/<class>/*.
+
+Size `cpu` is for two cores: the first 1,000 and 100 images a class, a network of 24,346 parameters, fewer passes of
+what attackers train besides the victim (CHANGED, which is printed). A second process with the same command shares the
+work. Size `gpu` is PreActResNet18 on all images with the methods' own settings; it has not been run. The page's
+contact sheet shows clean and triggered images and their difference. Machine, time, figures and n:
+experiments/README.md.
+"""
+
+import argparse
+from pathlib import Path
+
+import bdjax
+from bdjax import report, samples
+from bdjax.cards import lookup, split
+from bdjax.cli.conduct import conduct
+from bdjax.report.wording import whole
+from bdjax.stealth import stealth
+from experiments.subset import subset
+
+RATIOS = (0.0, 0.01, 0.05, 0.1)
+MOST = {"sig": 0.08, "label_consistent": 0.08, "ctrl": 0.08}
+"""The largest ratio of attacks that poison one class alone, a tenth of the images less those that the defender has."""
+
+CHANGED: dict[str, str] = {}
+"""What `cpu` changes of an attack's own settings."""
+
+MODEL = "small_cnn:width=16,stem_stride=2"
+
+
+def study(folder: str, size: str, names) -> bdjax.Study:
+    """Victims of the attacks `names` on the images in `folder`."""
+    ratios = [f"{name}={ratio}" for name, most in MOST.items() for ratio in (*RATIOS[:-1], most) if name in names]
+    common = {"dataset": folder, "ratios": (*RATIOS, *ratios), "seeds": range(3)}
+    if size == "gpu":
+        return bdjax.Study(model="preact_resnet18", attacks=tuple(names), **common)
+    attacks = tuple(f"{name}:{CHANGED[name]}" if name in CHANGED else name for name in names)
+    recipe = "epochs=40,batch=64,learning_rate=0.1"
+    return bdjax.Study(model=MODEL, attacks=attacks, recipe=recipe, driver="map", **common)
+
+
+def changes() -> str:
+    """What `cpu` changes, as a table: the attack's own setting and the one that was run."""
+    lines = ["| attack | setting | its own | run |", "| --- | --- | --- | --- |"]
+    for name, text in CHANGED.items():
+        before, after = (lookup(asked, bdjax.ATTACKS, "attack") for asked in (name, f"{name}:{text}"))
+        for key, value in (after.static | after.traced).items():
+            own = (before.static | before.traced)[key]
+            lines += [f"| {name} | {key} | {own} | {value} |"] if own != value else []
+    return "\n".join(lines)
+
+
+def success(results) -> str:
+    """ACC, ASR, RA and cross accuracy of every attack and ratio in percent with intervals over seeds, as Markdown."""
+    lines = ["| attack | ratio | n | ACC | ASR | RA | cross accuracy | seconds a victim |", "| --- " * 8 + "|"]
+    measures = ("acc", "asr", "ra", "cross")
+    for row in report.table(results, (*measures, "seconds")):
+        values = " | ".join(whole(row.measures[name]) for name in measures)
+        seconds = row.measures["seconds"].mean
+        lines.append(f"| {split(row.attack)[0]} | {row.ratio:g} | {row.count} | {values} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def visibility(folder: Path) -> str:
+    """How visible each attack's trigger is on test images, as Markdown."""
+    lines = ["| attack | n | PSNR, dB | SSIM | perceptual distance | largest change, levels |", "| --- " * 6 + "|"]
+    for name, (clean, triggered) in samples.load(folder).items():
+        found = stealth(clean, triggered)
+        values = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['perceptual']:.3f} | {found['largest']:.0f}"
+        lines.append(f"| {split(name)[0]} | {len(clean)} | {values} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the arguments, take fewer images where the size asks for it, and run."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.attacks")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--attacks", nargs="+", default=list(bdjax.ATTACKS), choices=list(bdjax.ATTACKS))
+    given = parser.parse_args()
+    folder = subset(given.folder, given.out / "images", train=1000, test=100) if given.size == "cpu" else given.folder
+    out = given.out / given.size
+    conduct(study(str(folder), given.size, given.attacks), out)
+    print(success(bdjax.load(out)))
+    print(visibility(out))
+    if given.size == "cpu":
+        print("Settings that are not the methods' own:\n" + changes())
+
+
+if __name__ == "__main__":
+    main()

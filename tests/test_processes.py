@@ -1,0 +1,70 @@
+"""Cells spread over devices and processes: the results and the models are those of one process with one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import bdjax
+from bdjax.io.trees import load_trained
+
+STUDY = {"seeds": [0, 1, 2, 3], "defenses": ["none", "ft:epochs=2,batch=16"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    return bdjax.run(tiny.study(data, **STUDY), data / "alone"), data / "alone"
+
+
+def started(data: Path, out: Path, devices: int, **options):
+    """A process with so many virtual devices that runs the study in `out`."""
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "XLA_FLAGS": " ".join(flags)}
+    asked = {"data": str(data), "out": str(out), "study": STUDY | {"driver": "shard"}} | options
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(asked)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def trained(process) -> int:
+    """How many models a process has trained, once it has ended well."""
+    lines = process.communicate(timeout=240)[0].splitlines()
+    assert process.returncode == 0 and lines[-1] == "ended"
+    return sum(int(line.split()[1]) for line in lines if line.startswith("trained"))
+
+
+def same(alone, out: Path) -> None:
+    """All results and all models to the bit."""
+    found, folder = alone
+    there = bdjax.load(out)
+    for name in ("acc", "asr", "ra", "der", "overlap", "status"):
+        np.testing.assert_array_equal(found[name], there[name], err_msg=name)
+    models = [{path.name: load_trained(path)[0] for path in (one / "models").iterdir()} for one in (folder, out)]
+    jax.tree.map(np.testing.assert_array_equal, *models)
+
+
+def test_four_devices(alone, data, tmp_path):
+    assert trained(started(data, tmp_path, devices=4)) == 16
+    same(alone, tmp_path)
+
+
+def test_two_processes_of_two_devices_in_a_cluster_share_the_study(alone, data, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    both = [started(data, tmp_path, devices=2, cluster=(port, 2, place)) for place in (0, 1)]
+    counts = [trained(process) for process in both]
+    assert sum(counts) == 16
+    same(alone, tmp_path)
