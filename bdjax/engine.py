@@ -1,21 +1,16 @@
 """Running a study: groups in order, chunk by chunk, each kept on disk before the next begins."""
 
-import json
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import xarray as xr
 
-from bdjax import chunks, drivers, programs, signals, sweep
+from bdjax import chunks, drivers, index, memory, programs, signals, sweep
 from bdjax.chunks import Interrupted
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
@@ -27,7 +22,7 @@ from bdjax.models import convolution
 from bdjax.programs import Context
 from bdjax.progress import Progress, Silent
 from bdjax.stages import Shared
-from bdjax.study import Study, config
+from bdjax.study import Study
 from bdjax.work import Work, resolve
 
 POLL_SECONDS = 1.0
@@ -63,60 +58,12 @@ def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
     planned = plan(work)
     with Store(folder) as store, signals.noted() as told:
         runner = _Runner(work, planned, store, progress, told)
-        _enter(store, work, planned)
+        index.enter(store, work, planned)
         try:
             runner.run()
         finally:
             progress.end()
     return results.load(folder)
-
-
-def _enter(store: Store, work: Work, planned: Plan) -> None:
-    """Write what is asked for into study.json, beside what was asked for before."""
-
-    cards = [asdict(card) for card in work.cards()]
-
-    def change(held: dict | None) -> dict:
-        if held and held["base"] != work.base:
-            other = next(name for name in work.base if held["base"].get(name) != work.base[name])
-            given, there = work.base[other], held["base"].get(other)
-            text = f"{store.folder} holds a study of {other} {there}, not {given}; give another --out"
-            raise InvalidInput(text.replace("\n", " "))
-        key = ("attack", "ratio", "seed", "defense")
-        cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
-        for cell in planned.cells:
-            place = tuple(cell[name] for name in key)
-            before = cells.get(place, {})
-            kept = before["audits"] if before.get("model") == cell["model"] else {}
-            cells[place] = cell | {"audits": kept | cell["audits"]}
-        about = {
-            text: {"oracle": method.oracle, "version": method.card.version} for text, method in work.defenses.items()
-        }
-        return {
-            "base": work.base,
-            "attributes": _attributes(work),
-            "defenses": (held or {"defenses": {}})["defenses"] | about,
-            "cards": list({card["name"]: card for card in (held or {"cards": []})["cards"] + cards}.values()),
-            "cells": list(cells.values()),
-        }
-
-    store.update_json("study.json", results.STUDY, change)
-
-
-def _attributes(work: Work) -> dict[str, str]:
-    packages = ("bdjax", "jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.local_devices()[0]
-    return {
-        "config": config(work.study),
-        "versions": json.dumps({name: version(name) for name in packages} | {"python": platform.python_version()}),
-        "device": f"{jax.local_device_count()} x {device.device_kind}"
-        + (f" ({device.platform})" if device.device_kind != device.platform else ""),
-        "dataset": work.dataset.name,
-        "dataset_version": work.dataset.version,
-        "dataset_digest": work.dataset.digest,
-        "model": work.study.model,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 class _Runner:
@@ -149,12 +96,29 @@ class _Runner:
         if held:
             return held
         driver, form = drivers.choose(self.context.work, self.context.shared)
-        return {"driver": driver, "convolution": form, "groups": {}}
+        return {"driver": driver, "convolution": form, "groups": {}, "held": {}}
 
     def run(self) -> None:
         """Do all jobs that are not done, sharing them with other writers of the folder."""
-        with convolution.using(self.context.plan["convolution"]):
-            self._run()
+        beside = memory.before()
+        try:
+            with convolution.using(self.context.plan["convolution"]):
+                self._run()
+        finally:
+            self._weigh(beside)
+
+    def _weigh(self, beside: int) -> None:
+        """Note how much memory was planned and how much was held, of the writer that held the most."""
+        used = [group.key for group in self.groups if group.capacity]
+        if not used:
+            return
+        planned = beside + max(self.context.plan["groups"][key]["bytes"] for key in used)
+        held = {"planned": planned, "held": memory.peak()}
+
+        def change(plan: dict) -> dict:
+            return plan | {"held": max(plan["held"], held, key=lambda one: one.get("held", 0))}
+
+        self.store.update_json("plan.json", results.PLAN, change)
 
     def _run(self) -> None:
         self._look()

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import re
+import resource
 from pathlib import Path
 
 import jax
@@ -45,6 +46,19 @@ def budget(text: str = "", devices: int = 1) -> int:
 def resident() -> int:
     """Bytes of memory that this process holds now."""
     return _meminfo("/proc/self/status", "VmRSS")
+
+
+def peak() -> int:
+    """The most bytes held so far: on the fullest device of this process, or on a CPU by the process."""
+    held = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    if jax.default_backend() != "cpu" and all(held):
+        return max(held)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def before() -> int:
+    """Bytes that are held beside the programs: on a CPU by the process as it is now, elsewhere none."""
+    return resident() if jax.default_backend() == "cpu" else 0
 
 
 def release() -> None:

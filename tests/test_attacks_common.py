@@ -24,7 +24,14 @@ QUICK |= {"source": 0, "covers": "others"}
 QUICK |= {"halvings": 3, "epsilon": 0.1}
 QUICK |= {"pictures": 4, "fit_steps": 40}
 QUICK |= {"encoder_steps": 3, "encoder_batch": 8, "bits": 4}
-QUICK |= {"ink_steps": 30, "ink_batch": 4, "extractor_width": 2, "edge_threshold": 0.02, "ink_learning_rate": 0.01}
+QUICK |= {
+    "ink_steps": 30,
+    "ink_batch": 4,
+    "extractor_width": 2,
+    "edge_threshold": 0.02,
+    "ink_learning_rate": 0.01,
+    "fidelity": 0.0,
+}
 COUNTS = (0, 3, 8)
 SOURCE_SPECIFIC = ("tact",)
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("ratios", "user_sets", "samples", "report"),
     ("work",),
     ("jobs", "drivers"),
-    ("groups",),
+    ("groups", "index"),
     ("programs",),
     ("chunks",),
     ("engine", "analysis", "bench"),

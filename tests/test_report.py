@@ -62,8 +62,9 @@ def synthetic(seeds=4):
 
 def _attributes():
     config = {"dataset": "/home/alice/private/digits", "seeds": [0, 1, 2, 3]}
-    memory = {"victims": {"predicted": 8.2e8, "observed": 7.9e8}, "ft": {"predicted": 4e8, "observed": None}}
-    texts = {"config": config, "versions": {"bdjax": "0.1.0", "jax": "0.10.2"}, "memory": memory}
+    memory = {"planned": 8.2e8, "held": 7.9e8}
+    programs = [{"label": "victims", "capacity": 4, "bytes": 6e8, "compile_seconds": 2.5}]
+    texts = {"config": config, "versions": {"bdjax": "0.1.0", "jax": "0.10.2"}, "memory": memory, "programs": programs}
     plain = {
         "device": "1 x cpu",
         "driver": "map",

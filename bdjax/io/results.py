@@ -25,8 +25,9 @@ OK, DIVERGED, ABSENT = 0, 1, -1
 
 KINDS = ("run", "score", "audit")
 STUDY = ("base", "attributes", "defenses", "cards", "cells")
-PLAN = ("driver", "convolution", "groups")
-"""Kinds of shards, and what study.json and plan.json hold."""
+PLAN = ("driver", "convolution", "groups", "held")
+PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
+"""Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
 
 
 def write_shard(
@@ -207,12 +208,14 @@ class _Table:
             oracle=("defense", [bool(about[name]["oracle"]) for name in self.axes["defense"]]),
             version=("defense", [int(about[name]["version"]) for name in self.axes["defense"]]),
         )
-        plan = read_json(folder / "plan.json", PLAN) or {"driver": "", "groups": {}}
+        plan = read_json(folder / "plan.json", PLAN) or {"driver": "", "convolution": "", "groups": {}, "held": {}}
         found.attrs = index["attributes"] | {
             "driver": plan["driver"],
+            "convolution": plan["convolution"],
             "compile_seconds": float(sum(group["compile_seconds"] for group in plan["groups"].values())),
             "seconds_total": float(sum(self.trained.values())),
-            "memory": json.dumps({name: group["bytes"] for name, group in plan["groups"].items()}),
+            "memory": json.dumps(plan["held"]),
+            "programs": json.dumps([{name: group[name] for name in PROGRAM} for group in plan["groups"].values()]),
         }
         return found
 

@@ -12,7 +12,7 @@ from bdjax.report import figures
 from bdjax.report.statistics import ABOUT, CELL, MEASURES, usable
 from bdjax.report.svg import inline
 from bdjax.report.tables import Pair, Row, table
-from bdjax.report.wording import discreet, duration
+from bdjax.report.wording import discreet, duration, size
 
 
 class Panel(NamedTuple):
@@ -32,13 +32,21 @@ class Audits(NamedTuple):
     curves: dict[str, list[Panel]]
 
 
+class Programs(NamedTuple):
+    """What the compiled programs of a group of cells took."""
+
+    label: str
+    capacity: int  # cells at a time
+    bytes: float
+    compile_seconds: float
+
+
 class Origin(NamedTuple):
     """Where the numbers come from."""
 
     facts: dict[str, str]
     versions: dict[str, str]
-    columns: list[str]  # of `memory`
-    memory: dict[str, dict[str, float | None]]  # bytes, by program
+    programs: list[Programs]
     config: str
 
 
@@ -116,17 +124,17 @@ def reach(rows: list[Pair], measure: str) -> float:
 def origin(results: xarray.Dataset) -> Origin:
     """Where the numbers come from; texts are cut of absolute paths."""
     attrs = results.attrs
-    known = ("dataset", "dataset_version", "dataset_digest", "model", "device", "driver", "date")
-    plain = {name: str(attrs[name]) for name in known if name in attrs}
+    known = ("dataset", "dataset_version", "dataset_digest", "model", "device", "driver", "convolution", "date")
+    plain = {name: str(attrs[name]) for name in known if attrs.get(name)}
     times = {"compiling": "compile_seconds", "whole run": "seconds_total"}
     spent = {label: duration(float(attrs[name])) for label, name in times.items() if name in attrs}
     versions, memory, config = (
         discreet(json.loads(attrs.get(name) or "{}")) for name in ("versions", "memory", "config")
     )
-    memory = {name: sizes if isinstance(sizes, dict) else {"bytes": sizes} for name, sizes in memory.items()}
-    columns = list(dict.fromkeys(label for sizes in memory.values() for label in sizes))
+    spent |= {f"memory {name}": size(amount) for name, amount in memory.items()}
+    programs = [Programs(**group) for group in discreet(json.loads(attrs.get("programs") or "[]"))]
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return Origin(discreet(plain) | spent, versions, columns, memory, text)
+    return Origin(discreet(plain) | spent, versions, programs, text)
 
 
 def _panels(values: xarray.DataArray, along: str, defenses: list[str], prefix: str) -> list[Panel]:
