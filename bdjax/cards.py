@@ -85,6 +85,7 @@ class Card:
     more_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "setting=value" -> further ones
     changes: str = ""  # what of the data or the model it changes
     smallest: int = 1  # pixels: the smallest height and width that it works on
+    bar: Mapping[str, float] = field(default_factory=dict)  # what its trained parts must reach on held-out images
     settings: Mapping[str, Setting] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     departures: tuple[str, ...] = ()  # from the paper, each said as one

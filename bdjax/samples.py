@@ -1,6 +1,11 @@
-"""Pictures of an attack for the report: some test images and what its query makes of them, kept in DIR/samples."""
+"""Pictures of an attack for the report: some test images and what its query makes of them, kept in DIR/samples.
 
+With them are the figures that its trained parts reach on held-out images, where its assets have some.
+"""
+
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,14 @@ COUNT = 64
 """Images an attack: some to be shown, all to measure how visible the trigger is."""
 
 
+class Sample(NamedTuple):
+    """What is kept of one attack."""
+
+    clean: np.ndarray  # uint8 (m, height, width, channels)
+    triggered: np.ndarray  # the same images with the trigger
+    figures: dict[str, float]  # of trained parts; {} where there are none
+
+
 def keep(store: Store, scene: Scene, texts: list[str], cells: Cell, shared: Shared) -> None:
     """Store the pictures of each attack among `texts`, one a cell, that has none yet, as its first cell sees it."""
     for text in dict.fromkeys(texts):
@@ -23,7 +36,9 @@ def keep(store: Store, scene: Scene, texts: list[str], cells: Cell, shared: Shar
         if path.exists():
             continue
         clean, triggered = jax.device_get(_pictures(scene, sweep.pick(cells, texts.index(text)), shared))
-        save_tree(path, {"clean": clean, "triggered": triggered}, {"attack": text})
+        found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
+        figures = json.dumps({name: float(value) for name, value in found.items()})
+        save_tree(path, {"clean": clean, "triggered": triggered}, {"attack": text, "figures": figures})
 
 
 def _pictures(scene: Scene, cell: Cell, shared: Shared):
@@ -39,10 +54,10 @@ def _pictures(scene: Scene, cell: Cell, shared: Shared):
     return shared.test.image[rows], queried(shared.test, shared.assets, cell.poison.trigger)
 
 
-def load(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The pictures in a study's folder: attack -> (clean, triggered), both uint8 (m, height, width, channels)."""
+def load(folder: Path) -> dict[str, Sample]:
+    """What a study's folder has, by attack."""
     found = {}
     for path in sorted((Path(folder) / "samples").glob("[!.]*.safetensors")):
         tree, about = load_tree(path)
-        found[about["attack"]] = (tree["clean"], tree["triggered"])
+        found[about["attack"]] = Sample(tree["clean"], tree["triggered"], json.loads(about["figures"]))
     return found

@@ -67,13 +67,20 @@ def success(results) -> str:
 
 
 def visibility(folder: Path) -> str:
-    """How visible each attack's trigger is on test images, as Markdown."""
-    lines = ["| attack | n | PSNR, dB | SSIM | perceptual distance | largest change, levels |", "| --- " * 6 + "|"]
-    for name, (clean, triggered) in samples.load(folder).items():
-        found = stealth(clean, triggered)
+    """How visible each trigger is on test images, and what trained parts reach on held-out ones, as Markdown."""
+    names = ("attack", "n", "PSNR, dB", "SSIM", "perceptual distance", "largest change, levels", "trained part")
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    for name, sample in samples.load(folder).items():
+        found, bar = stealth(sample.clean, sample.triggered), bdjax.ATTACKS[split(name)[0]].card.bar
         values = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['perceptual']:.3f} | {found['largest']:.0f}"
-        lines.append(f"| {split(name)[0]} | {len(clean)} | {values} |")
+        trained = (_figure(*figure, bar) for figure in sample.figures.items())
+        lines.append(f"| {split(name)[0]} | {len(sample.clean)} | {values} | {', '.join(trained)} |")
     return "\n".join(lines)
+
+
+def _figure(name: str, value: float, bar) -> str:
+    text = f"{name.replace('_', ' ')} {value:.3g}"
+    return f"{text}, **below {bar[name]:g}**" if name in bar and value < bar[name] else text
 
 
 def main() -> None:

@@ -87,11 +87,21 @@ def samples():
     clean = np.full((5, 8, 8, 3), 100, np.uint8)
     triggered = clean.copy()
     triggered[:, -2:, -2:] = 255
-    return {"badnets": (clean, triggered), EVIL: (clean[..., :1], triggered[..., :1])}
+    grey = clean[..., :1], triggered[..., :1]
+    return {"badnets": (clean, triggered, {"bit_accuracy": 0.91, "psnr": 30.0}), EVIL: (*grey, {})}
 
 
 CARDS = [
-    Card("badnets", "BadNets", "Gu et al., 2017, https://arxiv.org/abs/1708.06733.", 2017, 1, "dirty-label", "data"),
+    Card(
+        "badnets",
+        "BadNets",
+        "Gu et al., 2017, https://arxiv.org/abs/1708.06733.",
+        2017,
+        1,
+        "dirty-label",
+        "data",
+        bar={"bit_accuracy": 0.95, "psnr": 28},
+    ),
     Card(
         "evil",
         f"{EVIL}&",
@@ -301,8 +311,8 @@ def test_ratio_figure_has_a_panel_an_attack(results):
 
 
 def test_pictures_show_what_changed():
-    clean, triggered = samples()["badnets"]
-    shown = pictures(clean, triggered)
+    clean, triggered, figures = samples()["badnets"]
+    shown = pictures(clean, triggered, figures)
     assert len(shown.columns) == 4
     assert shown.pixels == 4 / 64 and shown.change == 155
     assert shown.gain == pytest.approx(127 / 155)
@@ -377,6 +387,9 @@ def test_page_says_the_main_numbers(results, page):
         "Another start.",
         "31.4 s",
         "820 MB",
+        "790 MB",
+        "600 MB",
+        "bit accuracy 0.91, <strong>below the bar of 0.95</strong>, psnr 30",
         "9f2c41d0",
         "jax 0.10.2",
     ):

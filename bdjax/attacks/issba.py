@@ -19,6 +19,7 @@ CARD = Card(
     stage="data",
     changes="pixels and labels of poisoned rows",
     smallest=16,
+    bar={"bit_accuracy": 0.95, "psnr": 28.0},
     settings=coding(bits=20, width=16, steps=800, fidelity=50.0)
     | {
         "secret_steps": Setting(

@@ -20,6 +20,7 @@ CARD = Card(
     stage="data",
     changes="pixels and labels of poisoned rows",
     smallest=16,
+    bar={"bit_accuracy": 0.95, "psnr": 28.0},
     settings=coding(bits=32, width=16, steps=1200, fidelity=100.0) | LABELS,
     presets={
         "paper": {},

@@ -29,7 +29,7 @@ def write(folder: Path, results: xarray.Dataset, curves=None, samples=None, card
         folder: made where it is missing.
         results: a study's results.
         curves: training curves, dims (attack, ratio, seed, defense, epoch), NaN beyond the end; or None.
-        samples: {attack: (clean, triggered)}, both uint8 (m, height, width, 1 or 3); or None.
+        samples: {attack: (clean, triggered, figures)}, the first two uint8 (m, height, width, 1 or 3); or None.
         cards: the cards of all methods used.
     """
     text = render(results, curves, samples, cards)
@@ -108,5 +108,6 @@ def _origin(results: xarray.Dataset, samples: dict | None, cards) -> dict:
         "facts": sections.facts(results),
         "pictures": {name: pictures(*pair) for name, pair in (samples or {}).items()},
         "cards": list(cards),
+        "bars": {card.name: card.bar for card in cards},
         "origin": sections.origin(results),
     }

@@ -21,10 +21,11 @@ class Pictures(NamedTuple):
     change: float  # mean absolute change of a changed pixel's value, in levels of 255
     count: int  # images that the figures are of
     stealth: dict[str, float]  # of `stealth.stealth`
+    trained: dict[str, float]  # figures of trained parts
 
 
-def pictures(clean: np.ndarray, triggered: np.ndarray) -> Pictures:
-    """Pictures of the first images; both uint8 (m, height, width, 1 or 3)."""
+def pictures(clean: np.ndarray, triggered: np.ndarray, figures: dict[str, float]) -> Pictures:
+    """Pictures of the first images; clean and triggered uint8 (m, height, width, 1 or 3), figures of trained parts."""
     clean, triggered = np.asarray(clean), np.asarray(triggered)
     shift = triggered.astype(float) - clean
     gain = 127 / max(1.0, np.abs(shift[:SHOWN]).max(initial=0))
@@ -33,7 +34,7 @@ def pictures(clean: np.ndarray, triggered: np.ndarray) -> Pictures:
     columns = [tuple(map(address, images)) for images in zip(clean[:SHOWN], triggered, amplified, strict=False)]
     strength = np.abs(shift).mean(-1)[changed]
     mean = float(strength.mean()) if strength.size else 0.0
-    return Pictures(columns, gain, float(changed.mean()), mean, len(clean), stealth(clean, triggered))
+    return Pictures(columns, gain, float(changed.mean()), mean, len(clean), stealth(clean, triggered), figures)
 
 
 def address(image: np.ndarray) -> str:
