@@ -328,7 +328,7 @@ def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, fol
     small |= {"attacks": ("badnets",), "ratios": (0.0, 0.1)}
     whole = quickstart.study
     monkeypatch.setattr(quickstart, "study", lambda memory: dataclasses.replace(whole(memory), **small))
-    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "2GB"]) == 0
+    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "12GB"]) == 0
     first = capsys.readouterr().out
     assert "badnets" in first and "ft:epochs=1" in first and "paired by seed" in first
     assert first.splitlines()[-1] == f"The page: {tmp_path / 'report.html'}"
@@ -340,7 +340,7 @@ def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, fol
 
     monkeypatch.setattr(sweep.Program, "compile", compile)
     begun = time.perf_counter()
-    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "2GB"]) == 0
+    assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "12GB"]) == 0
     assert capsys.readouterr().out == first
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == first
