@@ -27,7 +27,7 @@ CELLS, STEPS = 4, 4
 def candidates() -> tuple[tuple[str, str], ...]:
     """Drivers and forms of convolution that are worth measuring on this backend."""
     if jax.default_backend() == "cpu":
-        return ("map", "mapped"), ("vmap", "mapped"), ("vmap", "patches")
+        return ("map", "suited"), ("vmap", "suited"), ("vmap", "patches")
     return ("vmap", "grouped"), ("vmap", "patches"), ("vmap", "mapped"), ("map", "grouped")
 
 

@@ -310,8 +310,8 @@ def test_bench_writes_figures(capsys, folder, tmp_path):
     assert cli.main(["bench", "--dataset", tiny.dataset(folder), "--out", str(path), *options.split()]) == 0
     found = json.loads(path.read_text())
     assert [(row["model"], row["side"], row["cells"]) for row in found["rows"]] == [
-        ("linear", "map mapped", 1),
-        ("linear", "map mapped", 2),
+        ("linear", "map suited", 1),
+        ("linear", "map suited", 2),
     ]
     for row in found["rows"]:
         assert 0 < row["low"] == row["median"] == row["high"]

@@ -183,7 +183,7 @@ def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
     for out in ("one", "two", "one"):
         found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
         assert found.attrs["driver"] == "map"
-    assert measured == [("map", "mapped"), ("vmap", "mapped"), ("vmap", "patches")]
+    assert measured == [("map", "suited"), ("vmap", "suited"), ("vmap", "patches")]
     for driver in ("auto", "map"):
         bdjax.run(tiny.study(data, **USUAL, driver=driver), folder)
     with pytest.raises(InvalidInput, match=r"driver vmap; .*plan\.json says map"):

@@ -24,7 +24,7 @@ class Bench:
     drivers: tuple[str, ...] = ("map", "vmap")
     """vmap, map, loop, shard."""
     convolutions: tuple[str, ...] = ()
-    """Forms of convolution: grouped, mapped, unrolled, patches; without any, the usual one of this machine."""
+    """Forms of convolution: grouped, mapped, unrolled, patches, suited; without any, the usual one of this machine."""
     recipe: str = ""
     """Settings of the training, e.g. batch=128."""
     steps: int = 4

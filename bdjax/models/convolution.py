@@ -6,7 +6,8 @@ forms differ in what `vmap` over kernels, which is many models at a time, makes 
 
 - `grouped`: XLA's own operation, which becomes a grouped convolution;
 - `mapped`, `unrolled`: the models one by one, in a compiled loop or written out;
-- `patches`: the places under the kernel gathered beside each other, and one product of matrices a model.
+- `patches`: the places under the kernel gathered beside each other, and one product of matrices a model;
+- `suited`: `patches` or `mapped`, whichever a CPU takes less time for (docs/benchmarks).
 
 XLA on a CPU has a fast kernel for convolutions in the form b01f_01io->b01f alone. It rewrites gradients to that form
 in the entry computation but not in loop bodies, where they take 40 to 100 times longer; and grouped convolutions take 4
@@ -20,6 +21,7 @@ then, and `jax.shard_map` around it wants check_vma=False.
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -30,7 +32,7 @@ from jax import lax
 
 from bdjax.types import Array
 
-FORMS = ("grouped", "mapped", "unrolled", "patches")
+FORMS = ("grouped", "mapped", "unrolled", "patches", "suited")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 _form: ContextVar[str | None] = ContextVar("form", default=None)
@@ -38,7 +40,7 @@ _form: ContextVar[str | None] = ContextVar("form", default=None)
 
 def usual() -> str:
     """The form that is taken where none is asked for: what is fast for one model on this backend."""
-    return "mapped" if jax.default_backend() == "cpu" else "grouped"
+    return "suited" if jax.default_backend() == "cpu" else "grouped"
 
 
 @contextlib.contextmanager
@@ -183,6 +185,13 @@ def _family(geometry: Geometry, canonical: bool, unrolled: bool):
     return forward, image_gradient, kernel_gradient
 
 
+def _copies_little(geometry: Geometry, channels: int) -> bool:
+    """Whether gathering patches costs less than it saves: where places overlap it copies every value several times."""
+    apart = max(geometry.stride) > 1 or geometry.kernel == (1, 1)
+    small = math.prod(geometry.image) <= 64 and channels <= 128
+    return apart or small or channels <= 4
+
+
 def convolve(
     image: Array, kernel: Array, stride: Sequence[int] = (1, 1), padding: str | Sequence[tuple[int, int]] = "SAME"
 ) -> Array:
@@ -200,6 +209,8 @@ def convolve(
         padding = lax.padtype_to_pads(*sides, padding)
     geometry = Geometry(*sides, tuple((low, high) for low, high in padding))
     form = _form.get() or usual()
+    if form == "suited":
+        form = "patches" if _copies_little(geometry, image.shape[3]) else "mapped"
     if form == "grouped":
         return _forward(geometry, image, kernel)
     if form == "patches":
