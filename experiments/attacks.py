@@ -1,15 +1,15 @@
 """Does every attack implant its backdoor on real images, and who would see it?
 
-    python -m experiments.attacks FOLDER runs/attacks --size cpu
+    python -m experiments.attacks runs/attacks --size digits
+    python -m experiments.attacks runs/attacks --size cpu --folder FOLDER
 
-Victims of every attack at four poison ratios, no defense, and how visible each trigger is on the test images. FOLDER
-holds CIFAR-10 as train/<class>/* and test/<class>/*.
+Victims of every attack at four poison ratios, no defense, and how visible each trigger is on the test images.
 
-Size `cpu` is for two cores: the first 1,000 and 100 images a class, a network of 24,346 parameters, fewer passes of
-what attackers train besides the victim (CHANGED, which is printed). A second process with the same command shares the
-work. Size `gpu` is PreActResNet18 on all images with the methods' own settings; it has not been run. The page's
-contact sheet shows clean and triggered images and their difference. Machine, time, figures and n:
-experiments/README.md.
+Size `digits` takes two cores some twenty minutes. Size `cpu` is for two cores as well: the first 1,000 and 100 images a
+class of CIFAR-10 in FOLDER (train/<class>/* and test/<class>/*) and a network of 24,346 parameters. Both change what
+attackers train besides the victim (CHANGED, which is printed). A second process with the same command shares the work.
+Size `gpu` is PreActResNet18 on all of CIFAR-10 with the methods' own settings; it has not been run. The page's contact
+sheet shows clean and triggered images and their difference. Machine, time, figures and n: experiments/README.md.
 """
 
 import argparse
@@ -24,30 +24,48 @@ from bdjax.stealth import stealth
 from experiments.subset import subset
 
 RATIOS = (0.0, 0.01, 0.05, 0.1)
-MOST = {"sig": 0.08, "label_consistent": 0.08, "ctrl": 0.08}
-"""The largest ratio of attacks that poison one class alone, a tenth of the images less those that the defender has."""
+MOST = dict.fromkeys(("sig", "label_consistent", "ctrl", "refool", "tuap", "tact"), 0.08)
+"""The largest ratio of attacks that poison one class alone, which is a tenth of the images."""
 
-CHANGED: dict[str, str] = {}
-"""What `cpu` changes of an attack's own settings."""
+CHANGED = {
+    "digits": {
+        "low_frequency": "surrogate_epochs=30",
+        "label_consistent": "surrogate_epochs=30",
+        "trojannn": "surrogate_epochs=30",
+        "tuap": "surrogate_epochs=30",
+        "wanet": "strength=1",
+        "input_aware": "width=16,halvings=2",
+        "lira": "joint_epochs=20",
+    },
+    "cpu": {"input_aware": "width=16", "lira": "joint_epochs=20"},
+    "gpu": {},
+}
+"""What a size changes of attacks' own settings; on 16 pixels wanet's displacement, in half pixels, among them."""
 
-MODEL = "small_cnn:width=16,stem_stride=2"
+COMMON = {
+    "digits": {"dataset": "digits", "driver": "map"},
+    "cpu": {
+        "model": "small_cnn:width=16,stem_stride=2",
+        "recipe": "epochs=40,batch=64,learning_rate=0.1",
+        "driver": "map",
+    },
+    "gpu": {"model": "preact_resnet18"},
+}
 
 
 def study(folder: str, size: str, names) -> bdjax.Study:
-    """Victims of the attacks `names` on the images in `folder`."""
+    """Victims of the attacks `names`; folder: of the images, where the size is not `digits`."""
     ratios = [f"{name}={ratio}" for name, most in MOST.items() for ratio in (*RATIOS[:-1], most) if name in names]
-    common = {"dataset": folder, "ratios": (*RATIOS, *ratios), "seeds": range(3)}
-    if size == "gpu":
-        return bdjax.Study(model="preact_resnet18", attacks=tuple(names), **common)
-    attacks = tuple(f"{name}:{CHANGED[name]}" if name in CHANGED else name for name in names)
-    recipe = "epochs=40,batch=64,learning_rate=0.1"
-    return bdjax.Study(model=MODEL, attacks=attacks, recipe=recipe, driver="map", **common)
+    changed = CHANGED[size]
+    attacks = tuple(f"{name}:{changed[name]}" if name in changed else name for name in names)
+    fields = {"dataset": folder} | COMMON[size]
+    return bdjax.Study(attacks=attacks, ratios=(*RATIOS, *ratios), seeds=range(3), **fields)
 
 
-def changes() -> str:
-    """What `cpu` changes, as a table: the attack's own setting and the one that was run."""
+def changes(size: str) -> str:
+    """What a size changes, as a table: the attack's own setting and the one that was run."""
     lines = ["| attack | setting | its own | run |", "| --- | --- | --- | --- |"]
-    for name, text in CHANGED.items():
+    for name, text in CHANGED[size].items():
         before, after = (lookup(asked, bdjax.ATTACKS, "attack") for asked in (name, f"{name}:{text}"))
         for key, value in (after.static | after.traced).items():
             own = (before.static | before.traced)[key]
@@ -86,18 +104,20 @@ def _figure(name: str, value: float, bar) -> str:
 def main() -> None:
     """Read the arguments, take fewer images where the size asks for it, and run."""
     parser = argparse.ArgumentParser(prog="python -m experiments.attacks")
-    parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--size", choices=tuple(COMMON), default="digits")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--attacks", nargs="+", default=list(bdjax.ATTACKS), choices=list(bdjax.ATTACKS))
     given = parser.parse_args()
-    folder = subset(given.folder, given.out / "images", train=1000, test=100) if given.size == "cpu" else given.folder
+    if (given.folder is None) != (given.size == "digits"):
+        parser.error("--folder is for the sizes cpu and gpu, and needed there")
+    folder = subset(given.folder, given.out / "images", 1000, 100) if given.size == "cpu" else given.folder
     out = given.out / given.size
     conduct(study(str(folder), given.size, given.attacks), out)
     print(success(bdjax.load(out)))
     print(visibility(out))
-    if given.size == "cpu":
-        print("Settings that are not the methods' own:\n" + changes())
+    if CHANGED[given.size]:
+        print("Settings that are not the methods' own:\n" + changes(given.size))
 
 
 if __name__ == "__main__":
