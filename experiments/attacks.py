@@ -88,7 +88,9 @@ def visibility(folder: Path) -> str:
     """How visible each trigger is on test images, and what trained parts reach on held-out ones, as Markdown."""
     names = ("attack", "n", "PSNR, dB", "SSIM", "perceptual distance", "largest change, levels", "trained part")
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    for name, sample in samples.load(folder).items():
+    held = samples.load(folder)
+    for name in sorted(held, key=lambda text: list(bdjax.ATTACKS).index(split(text)[0])):
+        sample = held[name]
         found, bar = stealth(sample.clean, sample.triggered), bdjax.ATTACKS[split(name)[0]].card.bar
         values = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['perceptual']:.3f} | {found['largest']:.0f}"
         trained = (_figure(*figure, bar) for figure in sample.figures.items())

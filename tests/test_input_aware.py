@@ -93,9 +93,16 @@ def test_as_many_rows_as_are_poisoned_are_on_record_as_cover():
     np.testing.assert_array_equal(role, [POISONED] * 3 + [COVER] * 3 + [0] * 4)
 
 
+@pytest.fixture
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("_float64")
 def test_triggers_differ_from_image_to_image_and_cover_has_that_of_another():
     attack, settings = build()
-    poison, image = poisoned(attack, settings), data().image[0] / 255
+    poison, image = poisoned(attack, settings), data().image[0].astype(float) / 255
     assets = attack.prepare(root(2), None, data(), settings)
     # Statistics that make the untrained generators heed their images.
     lively = jax.tree_util.tree_map_with_path(
@@ -112,7 +119,7 @@ def test_triggers_differ_from_image_to_image_and_cover_has_that_of_another():
         return jnp.stack(own), image + (pattern - image) * share
 
     found, expected = run(lively)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
     assert jnp.abs(found[0] - found[1]).max() > 1e-2
 
 
