@@ -86,12 +86,10 @@ class _Runner:
         Raises:
             InvalidInput: the study asks for another driver than the folder's.
         """
-        asked = self.context.work.study.driver
+        asked, path = self.context.work.study.driver, self.store.folder / "plan.json"
         if held and asked not in ("auto", held["driver"]):
-            path = self.store.folder / "plan.json"
             raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
         if held and held["convolution"] not in convolution.FORMS:
-            path = self.store.folder / "plan.json"
             raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
         if held:
             return held

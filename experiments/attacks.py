@@ -17,10 +17,11 @@ from pathlib import Path
 
 import bdjax
 from bdjax import report, samples
-from bdjax.cards import lookup, split
+from bdjax.cards import split
 from bdjax.cli.conduct import conduct
 from bdjax.report.wording import whole
 from bdjax.stealth import stealth
+from experiments.changes import changes
 from experiments.subset import subset
 
 RATIOS = (0.0, 0.01, 0.05, 0.1)
@@ -60,17 +61,6 @@ def study(folder: str, size: str, names) -> bdjax.Study:
     attacks = tuple(f"{name}:{changed[name]}" if name in changed else name for name in names)
     fields = {"dataset": folder} | COMMON[size]
     return bdjax.Study(attacks=attacks, ratios=(*RATIOS, *ratios), seeds=range(3), **fields)
-
-
-def changes(size: str) -> str:
-    """What a size changes, as a table: the attack's own setting and the one that was run."""
-    lines = ["| attack | setting | its own | run |", "| --- | --- | --- | --- |"]
-    for name, text in CHANGED[size].items():
-        before, after = (lookup(asked, bdjax.ATTACKS, "attack") for asked in (name, f"{name}:{text}"))
-        for key, value in (after.static | after.traced).items():
-            own = (before.static | before.traced)[key]
-            lines += [f"| {name} | {key} | {own} | {value} |"] if own != value else []
-    return "\n".join(lines)
 
 
 def success(results) -> str:
@@ -119,7 +109,7 @@ def main() -> None:
     print(success(bdjax.load(out)))
     print(visibility(out))
     if CHANGED[given.size]:
-        print("Settings that are not the methods' own:\n" + changes(given.size))
+        print("Settings that are not the methods' own:\n" + changes(CHANGED[given.size], bdjax.ATTACKS, "attack"))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import bdjax
 from bdjax import report
-from bdjax.cards import lookup, split
+from bdjax.cards import split
 from bdjax.cli.conduct import conduct
 from bdjax.report.wording import NOTHING, whole
+from experiments.changes import changes
 from experiments.subset import subset
 
 RIVALS = ("ft", "ft_sam", "nad", "fine_pruning", "clp", "anp", "i_bau", "sau", "npd", "fst", "tsbd", "bti_dbf", "pam")
@@ -93,18 +94,6 @@ def studies(folder: str, size: str) -> list[tuple[str, bdjax.Study]]:
     return [("small_cnn", main), ("preact_resnet18", column), ("small_cnn", paths)]
 
 
-def changes() -> str:
-    """What `cpu` changes, as a table: the method's own setting and the one that was run."""
-    lines = ["| method | setting | its own | run |", "| --- | --- | --- | --- |"]
-    registry = bdjax.DEFENSES | bdjax.AUDITS
-    for name, text in CHANGED.items():
-        before, after = (lookup(asked, registry, "method") for asked in (name, f"{name}:{text}"))
-        for key, value in (after.static | after.traced).items():
-            own = (before.static | before.traced)[key]
-            lines += [f"| {name} | {key} | {own} | {value} |"] if own != value else []
-    return "\n".join(lines)
-
-
 COLUMNS = {
     "ACC": ("acc", False),
     "O-ASR": ("asr", False),
@@ -152,7 +141,7 @@ def main() -> None:
     for part, study in dict(asked).items():
         print(f"{part}:\n" + table(bdjax.load(given.out / part), study.defenses))
     if given.size == "cpu":
-        print("Iterations that are not the methods' own:\n" + changes())
+        print("Iterations that are not the methods' own:\n" + changes(CHANGED, bdjax.DEFENSES | bdjax.AUDITS, "method"))
 
 
 if __name__ == "__main__":

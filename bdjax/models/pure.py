@@ -1,11 +1,23 @@
 """From a linen module of several inputs to two pure functions."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 
 from bdjax.models.layers import Pass
-from bdjax.models.unet import Generator
 from bdjax.types import Array, Key, PyTree, real
+
+
+class Generator(NamedTuple):
+    """A network from images to images as two pure functions.
+
+    `init(key) -> params`; `apply(params, image) -> image`, both float (b, height, width, channels) of any range.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, Array], Array]
 
 
 def pure(module: nn.Module, *shapes: tuple[int, ...]) -> Generator:

@@ -6,26 +6,14 @@ convolutions and transposed ones on the way up, as the generators of trigger inv
 normalised have no bias, which normalisation would take away again.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bdjax.errors import InvalidInput
 from bdjax.models.layers import EPSILON, Conv, Pass, beside, halved
-from bdjax.types import Array, Key, PyTree, real
-
-
-class Generator(NamedTuple):
-    """A network from images to images as two pure functions.
-
-    `init(key) -> params`; `apply(params, image) -> image`, both float (b, height, width, channels) of any range.
-    """
-
-    init: Callable[[Key], PyTree]
-    apply: Callable[[PyTree, Array], Array]
+from bdjax.models.pure import Generator, pure
+from bdjax.types import Array, real
 
 
 class InstanceNorm(nn.Module):
@@ -126,15 +114,4 @@ def unet(shape: tuple[int, int, int], width: int = 32, blocks: int = 4) -> Gener
     Raises:
         InvalidInput: images of this size cannot be halved.
     """
-    module, image = UNet(width, depth(shape, blocks)), jax.ShapeDtypeStruct((1, *shape), real())
-    survey = Pass()
-    jax.eval_shape(lambda key, image: module.init(key, image, survey), jax.random.key(0), image)
-
-    def init(key: Key) -> PyTree:
-        noise = jax.random.uniform(key, (survey.drawn,), real(), -1, 1)
-        return module.lazy_init(key, image, method=lambda module, image: module(image, Pass(noise=noise)))["params"]
-
-    def apply(params: PyTree, image: Array) -> Array:
-        return module.apply({"params": params}, image, Pass())
-
-    return Generator(init, apply)
+    return pure(UNet(width, depth(shape, blocks)), shape)
