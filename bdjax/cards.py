@@ -10,7 +10,8 @@ from bdjax.errors import InvalidInput
 ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
 
-NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
+NEEDS = ORACLE | {"train", "clean", "valid", "victim", "covariance"}
+"""Fields of Given; and `covariance`, which a network may need of a dataset."""
 
 LARGEST = 2**31 - 1
 """The largest whole number that reaches a program."""
@@ -81,11 +82,11 @@ class Card:
     version: int  # raised when what it computes changes, so that stored results are made anew
     kind: str  # e.g. "dirty-label, static"; "fine-tuning"; "convolutional network"
     stage: str = ""  # pre-training, in-training, post-training, inference; for an attack: data or training
-    needs: tuple[str, ...] = ()  # fields of Given
+    needs: tuple[str, ...] = ()  # of NEEDS
     more_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "setting=value" -> further ones
     changes: str = ""  # what of the data or the model it changes
     smallest: int = 1  # pixels: the smallest height and width that it works on
-    bar: Mapping[str, float] = field(default_factory=dict)  # what its trained parts must reach on held-out images
+    bar: Mapping[str, float] = field(default_factory=dict)  # least figures of trained parts; or of cross/acc
     settings: Mapping[str, Setting] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     departures: tuple[str, ...] = ()  # from the paper, each said as one
@@ -133,7 +134,8 @@ class Method(NamedTuple):
     """A registry's entry: the card, and `make(...)` that builds the method from its static settings.
 
     Attacks, defenses, selections and audits: `make(net, shape, classes, **static)`, shape (height, width, channels).
-    Models: `make(shape, classes, mean, std, **static)`, mean and std tuples a channel in [0, 1].
+    Models: `make(shape, classes, mean, std, **static)`, mean and std tuples a channel in [0, 1]; one whose card needs
+    it is also given `covariance`, that of `Dataset`.
     Datasets: `make(**static)`.
     """
 

@@ -6,11 +6,15 @@ import jax.numpy as jnp
 from bdjax.types import Array, Key
 
 
-def crop(key: Key, image: Array, padding: int) -> Array:
-    """A random crop of each image of a batch, shifted by up to `padding` pixels each way, black beyond its border."""
+def crop(key: Key, image: Array, padding: int, border: str = "black") -> Array:
+    """A random crop of each image of a batch, shifted by up to `padding` pixels each way.
+
+    border: what is beyond the image's own, `black` or the image `reflected` at its outermost pixels.
+    """
     count, height, width, channels = image.shape
     offset = jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
-    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    mode = {"black": "constant", "reflected": "reflect"}[border]
+    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode)
 
     def cut(one: Array, start: Array) -> Array:
         return jax.lax.dynamic_slice(one, (start[0], start[1], 0), (height, width, channels))
@@ -25,12 +29,20 @@ def flip(key: Key, image: Array) -> Array:
 
 
 def augmentation(padding: int, mirrored: bool):
-    """The field's augmentation: (key, image batch) -> image batch, zero-padded crop and, where allowed, flip."""
+    """The field's augmentation: (key, image batch) -> image batch, zero-padded crop and, where allowed, flip.
 
-    def augment(key: Key, image: Array) -> Array:
-        if padding:
-            image = crop(jax.random.fold_in(key, 0), image, padding)
-        return flip(jax.random.fold_in(key, 1), image) if mirrored else image
+    A recipe that wants another crop says by how many pixels and over which border; one that says itself which images
+    are mirrored gives `turned`, bool (b,), which counts where mirroring is allowed.
+    """
+
+    def augment(key: Key, image: Array, *, shift: int = padding, border: str = "black", turned=None) -> Array:
+        if shift:
+            image = crop(jax.random.fold_in(key, 0), image, shift, border)
+        if not mirrored:
+            return image
+        if turned is None:
+            return flip(jax.random.fold_in(key, 1), image)
+        return jnp.where(turned[:, None, None, None], image[:, :, ::-1], image)
 
     return augment
 

@@ -9,13 +9,27 @@ import optax
 from bdjax.types import Array, PyTree
 
 
-def sgd(learning_rate, momentum, weight_decay=0.0, nesterov: bool = False) -> optax.GradientTransformation:
-    """SGD as PyTorch has it: v <- momentum v + (g + decay w); w <- w - rate v. All three may be traced."""
-    return optax.chain(
+def sgd(
+    learning_rate, momentum, weight_decay=0.0, nesterov: bool = False, factors: PyTree = None
+) -> optax.GradientTransformation:
+    """SGD as PyTorch has it: v <- momentum v + (g + decay w); w <- w - rate v. All three may be traced.
+
+    factors: on each parameter's rate, by which its decay is divided, so that a step takes as much off all; at 0 it
+    stays as it is.
+    """
+    rule = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum, nesterov=nesterov),
         optax.scale_by_learning_rate(learning_rate),
     )
+    if factors is None:
+        return rule
+    # A gradient f times as large leaves v f times as large, which is the same as the rate; the decay stays what it is.
+    return optax.chain(_scaled(factors), rule, _scaled(jax.tree.map(jnp.sign, factors)))
+
+
+def _scaled(factors: PyTree) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
 
 
 class Moments(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a running study tells: a line that moves on a terminal, nothing where nobody looks."""
+"""What a running study tells: a line that moves on a terminal, a line a minute where stderr goes to a file."""
 
 import sys
 import time
@@ -95,6 +95,47 @@ class Terminal(Silent):
         self._bars.stop()
 
 
+class Lines(Silent):
+    """What `Terminal` shows as a line of its own on stderr, once in so many seconds: for logs of jobs on clusters."""
+
+    def __init__(self, every: float = 60.0):
+        self._every, self._told = every, time.perf_counter()
+        self._models = self._done = self._cells = self._steps = 0
+        self._compile, self._share, self._label = 0.0, 0.0, ""
+
+    def begin(self, models: int, done: int) -> None:
+        """See Progress."""
+        self._models, self._done = models, done
+
+    def stage(self, label: str, cells: int) -> None:
+        """See Progress."""
+        self._label, self._cells, self._share = label, cells, 0.0
+
+    def compiled(self, label: str, seconds: float) -> None:
+        """See Progress."""
+        self._compile += seconds
+
+    def advanced(self, share: float, steps: int) -> None:
+        """See Progress."""
+        self._share, self._steps = share, self._steps + steps
+        self._tell()
+
+    def trained(self, models: int) -> None:
+        """See Progress."""
+        self._done += models
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.perf_counter()
+        if now - self._told < self._every:
+            return
+        speed = self._steps / (now - self._told)
+        running = f"{self._label} ({self._cells} cells) {100 * self._share:.0f}%"
+        done = f"{self._done}/{self._models} models; {running}"
+        print(f"bdjax: {done}; {speed:.3g} steps/s; compiled {self._compile:.0f} s", file=sys.stderr, flush=True)
+        self._told, self._steps = now, 0
+
+
 def automatic() -> Progress:
-    """A moving line where stderr is a terminal, silence elsewhere."""
-    return Terminal() if sys.stderr.isatty() else Silent()
+    """A moving line where stderr is a terminal, lines elsewhere."""
+    return Terminal() if sys.stderr.isatty() else Lines()

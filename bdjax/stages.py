@@ -188,16 +188,27 @@ def wrapped(net: Net, procedures: Iterable[Procedure]) -> Net:
     return net if changed is net else changed._replace(plain=net)
 
 
+def paired(key: Key, size: int) -> Array:
+    """For every row another one, int32 (size,): a random cycle through all of them."""
+    order = jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
+    return jnp.zeros(size, jnp.int32).at[order].set(jnp.roll(order, 1))
+
+
 def score(scene: Scene, net: Net):
     """Cell function: sums of `metrics.counts` of `cell.victim`, weights of `net`, on the test images."""
 
     def function(state, cell: Cell, shared: Shared):
-        def under(stamp):
-            return sources.stamped(shared.test, cell.poison.trigger, stamp, shared.assets)
+        test, attack = shared.test, scene.attack
+        others = paired(stream(root(cell.seed), "cross"), test.label.size)
 
-        attack, clean = scene.attack, sources.split(shared.test)
-        crossed = None if attack.cross is None else under(attack.cross)
-        return state, metrics.counts(net, cell.victim, clean, under(attack.query), attack.goal, crossed)
+        def cross(assets, trigger, image, row):
+            return attack.cross(assets, trigger, image, row, test.image[others[row]].astype(image.dtype) / 255)
+
+        def under(stamp):
+            return sources.stamped(test, cell.poison.trigger, stamp, shared.assets)
+
+        crossed = None if attack.cross is None else under(cross)
+        return state, metrics.counts(net, cell.victim, sources.split(test), under(attack.query), attack.goal, crossed)
 
     return function
 

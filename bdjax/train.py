@@ -8,24 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import optimizers
-from bdjax.cards import Setting
+from bdjax import optimizers, recipes
 from bdjax.keys import stream
 from bdjax.types import Array, Batch, Given, Key, Net, Procedure, PyTree, Source, Trained, Weights
-
-RECIPE = {
-    "epochs": Setting(100, "passes over the rows", "epochs", low=1),
-    "batch": Setting(128, "rows a step; the whole source where that is smaller", "rows", low=1),
-    "learning_rate": Setting(0.01, "at the start", low=0.0),
-    "momentum": Setting(0.9, "of SGD", low=0.0, high=1.0),
-    "weight_decay": Setting(5e-4, "coupled L2 on every parameter, those of BatchNorm included", low=0.0),
-    "schedule": Setting(
-        "epoch", "cosine advanced each epoch or step, or constant", choices=("epoch", "step", "constant")
-    ),
-    "period": Setting(0, "half period of the cosine in units of schedule; 0: the length of the stage", low=0),
-    "drop_last": Setting(False, "leave out the rows that do not fill a batch"),
-}
-"""The settings of `supervised`, for cards. Half periods shorter than the stage make the rate rise again."""
 
 
 def steps_per_epoch(size: int, batch: int, drop_last: bool = False) -> int:
@@ -59,14 +44,6 @@ def accuracy(logits: Array, label: Array, weight: Array) -> Array:
     return mean((jnp.argmax(logits, axis=1) == label).astype(weight.dtype), weight)
 
 
-def rate(step: Array, steps: int, epochs: int, schedule: str, period: int) -> Array | float:
-    """The factor on the learning rate at a step: 1/2 (1 + cos(pi t / T)), t in epochs or steps, periodic beyond T."""
-    if schedule == "constant":
-        return 1.0
-    time, length = (step // steps, epochs) if schedule == "epoch" else (step, epochs * steps)
-    return 0.5 * (1 + jnp.cos(jnp.pi * time / (period or length)))
-
-
 @struct.dataclass
 class State:
     """What a supervised procedure carries from step to step."""
@@ -74,6 +51,7 @@ class State:
     weights: Weights
     optimizer: PyTree
     step: Array  # int32 ()
+    slow: Weights | None = None  # of `recipes.looked_ahead`
 
 
 def loss_gradient(net: Net, weights: Weights, image: Array, batch: Batch, smoothing: Array | float = 0.0):
@@ -92,6 +70,12 @@ def _plain(net: Net, weights: Weights, image: Array, batch: Batch, given: Given)
     return loss_gradient(net, weights, image, batch, given.settings.get("smoothing", 0.0))
 
 
+def dataset_augmentation(key: Key, rows: Batch, epoch: Array, given: Given) -> Array:
+    """The images of a batch under the dataset's own augmentation."""
+    del epoch
+    return given.augment(key, rows.image)
+
+
 def supervised(
     net: Net,
     source: Callable[[Given], Source],
@@ -101,8 +85,10 @@ def supervised(
     schedule: str = "epoch",
     period: int = 0,
     drop_last: bool = False,
+    nesterov: bool = False,
+    lookahead: int = 0,
     fresh: bool = False,
-    augment: bool = True,
+    augment: bool | Callable = True,
     gradient: Callable = _plain,
 ) -> Procedure:
     """SGD on labelled rows in training mode; `gradient` is where methods differ.
@@ -110,35 +96,43 @@ def supervised(
     Args:
         net: the network.
         source: given -> the rows.
-        epochs, batch, schedule, period, drop_last: see RECIPE.
+        epochs, batch, schedule, period, drop_last, nesterov, lookahead: see `recipes.VICTIM`.
         fresh: start from a new initialisation, not from the stage before or the victim.
-        augment: whether the dataset's augmentation is applied to each batch.
+        augment: whether the dataset's augmentation is applied to each batch; or what is, (key, batch, epoch, given) ->
+            image.
         gradient: (net, weights, image, batch, given) -> (gradients, batch_stats, info).
 
-    Reads learning_rate and, where they are set, momentum, weight_decay and smoothing from `given.settings`.
+    Reads learning_rate and, where they are set, momentum, weight_decay, bias_rate, scale_rate and smoothing from
+    `given.settings`.
     """
 
-    def optimizer(given: Given, factor) -> optax.GradientTransformation:
+    augmented = augment if callable(augment) else dataset_augmentation
+
+    def optimizer(given: Given, factor, params: PyTree) -> optax.GradientTransformation:
         settings = given.settings
-        learning_rate = settings["learning_rate"] * factor
-        return optimizers.sgd(learning_rate, settings.get("momentum", 0.0), settings.get("weight_decay", 0.0))
+        learning_rate, decay = settings["learning_rate"] * factor, settings.get("weight_decay", 0.0)
+        each = recipes.factors(net, params, settings) if {"bias_rate", "scale_rate"} & set(settings) else None
+        return optimizers.sgd(learning_rate, settings.get("momentum", 0.0), decay, nesterov, each)
 
     def init(key: Key, given: Given, previous: Trained | None) -> State:
         weights = net.init(stream(key, "init")) if fresh else start(given, previous)
-        return State(weights, optimizer(given, 0.0).init(weights.params), jnp.zeros((), jnp.int32))
+        kept = optimizer(given, 0.0, weights.params).init(weights.params)
+        return State(weights, kept, jnp.zeros((), jnp.int32), weights if lookahead else None)
 
     def order(key: Key, state: State, epoch: Array, given: Given) -> Array:
         del state, epoch
         return shuffled(key, source(given).size, batch, drop_last)
 
     def step(key: Key, state: State, rows: Batch, given: Given):
-        image = given.augment(stream(key, "augment"), rows.image) if augment else rows.image
+        steps, old = steps_per_epoch(source(given).size, batch, drop_last), state.weights.params
+        image = augmented(stream(key, "augment"), rows, state.step // steps, given) if augment else rows.image
         gradients, batch_stats, info = gradient(net, state.weights, image, rows, given)
-        steps = steps_per_epoch(source(given).size, batch, drop_last)
-        rule = optimizer(given, rate(state.step, steps, epochs, schedule, period))
-        updates, kept = rule.update(gradients, state.optimizer, state.weights.params)
-        params = optax.apply_updates(state.weights.params, updates)
-        return State(Weights(params, batch_stats), kept, state.step + 1), info
+        rule = optimizer(given, recipes.rate(state.step, steps, epochs, schedule, period), old)
+        updates, kept = rule.update(gradients, state.optimizer, old)
+        weights, slow, step = Weights(optax.apply_updates(old, updates), batch_stats), None, state.step + 1
+        if lookahead:
+            slow, weights = recipes.looked_ahead(state.slow, weights, step, epochs * steps, lookahead)
+        return State(weights, kept, step, slow), info
 
     def finish(key: Key, state: State, given: Given) -> Trained:
         del key, given

@@ -79,7 +79,7 @@ class Given(NamedTuple):
     """The one door to data. Fields that are None were not given: a method's card names what it needs."""
 
     settings: Mapping[str, Array]  # name -> traced float ()
-    augment: Callable[[Key, Array], Array]  # the dataset's own augmentation of a batch of images
+    augment: Callable[..., Array]  # the dataset's own augmentation of a batch of images: see `images.augmentation`
     # The training set as the victim sees it; for a search, its clean rows and then all of them stamped, wanted label.
     train: Source | None = None
     clean: Source | None = None  # the defender's clean rows; for an attacker that controls training, the clean split
@@ -136,8 +136,9 @@ class Attack(NamedTuple):
     `goal(label) -> label`: what the attacker wants; ASR and RA count only images with goal(label) != label.
     `eligible(label) -> bool`: the rows that may be poisoned.
     `cover(assets, trigger, image, row) -> image`: a training image of role COVER; None where there are none.
-    `cross(assets, trigger, image, row) -> image`: a test image with what must leave its label though it is made as the
-    trigger is, such as another image's trigger; cross accuracy is measured on it. None where the attack has none.
+    `cross(assets, trigger, image, row, other) -> image`: a test image with what must leave its label though it is made
+    as the trigger is, such as the trigger of `other`, another test image; cross accuracy is measured on it. None where
+    the attack has none.
     `prepare(key, net, data, settings) -> assets`: pytree made once per dataset, model and settings and shared by all
     cells; None for ().
     `train`: the stages of an attacker who controls training; () for plain training. The last one's `carry` is the
@@ -150,7 +151,7 @@ class Attack(NamedTuple):
     goal: Callable[[Array], Array]
     eligible: Callable[[Array], Array] = everything
     cover: Callable[[PyTree, PyTree, Array, Array], Array] | None = None
-    cross: Callable[[PyTree, PyTree, Array, Array], Array] | None = None
+    cross: Callable[[PyTree, PyTree, Array, Array, Array], Array] | None = None
     prepare: Callable[..., PyTree] | None = None
     train: tuple["Procedure", ...] = ()
 

@@ -97,13 +97,15 @@ def resolve(asked: Study) -> Work:
     shape, classes = dataset.shape, dataset.count
     model = cards.lookup(asked.model, models.MODELS, "model")
     _check_size(models.MODELS[model.name].card, shape)
-    net = models.MODELS[model.name].make(shape, classes, dataset.mean, dataset.std, **model.static)
+    more = {"covariance": dataset.covariance} if "covariance" in models.MODELS[model.name].card.needs else {}
+    net = models.MODELS[model.name].make(shape, classes, dataset.mean, dataset.std, **more, **model.static)
     selection = cards.lookup(asked.selection, selections.SELECTIONS, "selection")
     sets = user_sets.load(asked, dataset)
+    recipe = dataset.recipe | _recipe(asked)
     # An attacker who controls training follows the study's recipe wherever the attack's own text is silent.
-    fallback = {"flip": dataset.flip} | dataset.recipe | cards.split(f"none:{asked.recipe}")[1]
+    own = {"flip": dataset.flip} | recipe
     built = {
-        text: user_sets.attack(text, sets[text]) if text in sets else _attack(text, net, shape, classes, fallback)
+        text: user_sets.attack(text, sets[text]) if text in sets else _attack(text, net, shape, classes, own)
         for text in asked.attacks
     }
     work = Work(
@@ -112,7 +114,7 @@ def resolve(asked: Study) -> Work:
         model=model,
         net=net,
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
-        recipe=_defense(f"none:{asked.recipe}", net, shape, classes, dataset.recipe),
+        recipe=_defense(f"none:{asked.recipe}", net, shape, classes, recipe),
         attacks=built,
         defenses={text: _defense(text, net, shape, classes) for text in asked.defenses},
         audits={text: _audit(text, shape) for text in asked.audits},
@@ -129,6 +131,12 @@ def resolve(asked: Study) -> Work:
     _check_selection(work)
     _rehearse(work)
     return work
+
+
+def _recipe(asked: Study) -> dict[str, Any]:
+    """What the study says of training, by a preset and by itself."""
+    said = cards.split(f"none:{asked.recipe}")[1]
+    return {**defenses.NONE.card.presets[said.pop("preset", "paper")], **said}
 
 
 def _check_names(asked: Study) -> None:

@@ -28,12 +28,10 @@ RATIOS = (0.0, 0.01, 0.05, 0.1)
 MOST = dict.fromkeys(("sig", "label_consistent", "ctrl", "refool", "tuap", "tact"), 0.08)
 """The largest ratio of attacks that poison one class alone, which is a tenth of the images."""
 
+SURROGATE = "surrogate_epochs=30,surrogate_batch=64,surrogate_learning_rate=0.1"
 CHANGED = {
     "digits": {
-        "low_frequency": "surrogate_epochs=30",
-        "label_consistent": "surrogate_epochs=30",
-        "trojannn": "surrogate_epochs=30",
-        "tuap": "surrogate_epochs=30",
+        **dict.fromkeys(("low_frequency", "label_consistent", "trojannn", "tuap"), SURROGATE),
         "wanet": "strength=1",
         "input_aware": "width=16,halvings=2",
         "lira": "joint_epochs=20",
@@ -74,7 +72,7 @@ def success(results) -> str:
     return "\n".join(lines)
 
 
-def visibility(folder: Path) -> str:
+def visibility(folder: Path, results) -> str:
     """How visible each trigger is on test images, and what trained parts reach on held-out ones, as Markdown."""
     names = ("attack", "n", "PSNR, dB", "SSIM", "perceptual distance", "largest change, levels", "trained part")
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
@@ -83,7 +81,8 @@ def visibility(folder: Path) -> str:
         sample = held[name]
         found, bar = stealth(sample.clean, sample.triggered), bdjax.ATTACKS[split(name)[0]].card.bar
         values = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['perceptual']:.3f} | {found['largest']:.0f}"
-        trained = (_figure(*figure, bar) for figure in sample.figures.items())
+        figures = sample.figures | report.crossed(results, name)
+        trained = (_figure(*figure, bar) for figure in figures.items())
         lines.append(f"| {split(name)[0]} | {len(sample.clean)} | {values} | {', '.join(trained)} |")
     return "\n".join(lines)
 
@@ -106,8 +105,9 @@ def main() -> None:
     folder = subset(given.folder, given.out / "images", 1000, 100) if given.size == "cpu" else given.folder
     out = given.out / given.size
     conduct(study(str(folder), given.size, given.attacks), out)
-    print(success(bdjax.load(out)))
-    print(visibility(out))
+    results = bdjax.load(out)
+    print(success(results))
+    print(visibility(out, results))
     if CHANGED[given.size]:
         print("Settings that are not the methods' own:\n" + changes(CHANGED[given.size], bdjax.ATTACKS, "attack"))
 

@@ -9,7 +9,6 @@ from bdjax.attacks import ATTACKS
 from bdjax.attacks.adaptive_patch import quarters
 from bdjax.attacks.patches import corners, disc, emblem, noise_square, together
 from bdjax.cards import lookup
-from bdjax.errors import InvalidInput
 from bdjax.keys import root
 from bdjax.types import COVER, POISONED
 
@@ -85,8 +84,3 @@ def test_twice_as_many_rows_cover_and_keep_their_label():
     _, label, result = poison()
     assert ((result.role == POISONED).sum(), (result.role == COVER).sum()) == (8, 16)
     np.testing.assert_array_equal(result.label, jnp.where(result.role == POISONED, 0, label))
-
-
-def test_small_images_are_refused():
-    with pytest.raises(InvalidInput, match="12x12 pixels; the patches need images of at least 16x16"):
-        build(shape=(12, 12, 3))

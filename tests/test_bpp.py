@@ -103,6 +103,8 @@ def test_cover_has_the_error_of_another_image():
         made = [jnp.clip(image[row] + quantized(other, 8) - other, 0, 1) for other in image]
         near = [other for other in range(ROWS) if jnp.abs(made[other] - found).max() < 1e-6]
         assert len(near) == 1 and near != [row]
+        crossed = attack.cross(assets, trigger, image[row], jnp.int32(row), image[near[0]])
+        np.testing.assert_allclose(crossed, found, atol=1e-6)
 
 
 def test_a_partner_is_never_the_row_itself():

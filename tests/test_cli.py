@@ -319,7 +319,11 @@ def test_bench_writes_figures(capsys, folder, tmp_path):
         assert 0 < row["share"] < 1 and row["bytes"] > 0
     assert (found["batch"], found["rounds"]) == (16, 1)
     assert "<svg" in path.with_suffix(".svg").read_text()
-    assert "ms a step a cell" in capsys.readouterr().out
+    (needs,) = found["needs"]
+    assert needs["operations"] == 3 * 2 * 16 * 768 * 3 and needs["machine"] == "H200"
+    assert needs["victims_an_hour"] == pytest.approx(3600 * needs["images_per_second"] / 100 / 180)
+    out = capsys.readouterr().out
+    assert "ms a step a cell" in out and "linear: 0.000221 GFLOP and 0 MB a step in bfloat16, so one H200" in out
 
 
 def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, folder, tmp_path, monkeypatch):

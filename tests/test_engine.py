@@ -15,11 +15,12 @@ import tiny
 import xarray as xr
 
 import bdjax
-from bdjax import cards, chunks, memory, poison, programs, train
+from bdjax import cards, chunks, drivers, memory, poison, programs, recipes, train, work
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
 from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
+from bdjax.stages import Shared
 from bdjax.types import Attack, Poison, Procedure, Trained
 
 FT, AUDIT = "ft:epochs=2,batch=8,learning_rate=1", "retuning:epochs=1,poisoned=2"
@@ -183,11 +184,40 @@ def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
     for out in ("one", "two", "one"):
         found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
         assert found.attrs["driver"] == "map"
-    assert measured == [("map", "suited"), ("vmap", "suited"), ("vmap", "patches")]
+    assert measured == [("map", "suited"), ("map", "mapped"), ("vmap", "suited")]
     for driver in ("auto", "map"):
         bdjax.run(tiny.study(data, **USUAL, driver=driver), folder)
     with pytest.raises(InvalidInput, match=r"driver vmap; .*plan\.json says map"):
         bdjax.run(tiny.study(data, **USUAL, driver="vmap"), folder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ((1.0, 0.92, 0.95), ("map", "suited")),  # chance, perhaps
+        ((1.0, 0.85, 0.95), ("map", "mapped")),
+        ((1.0, 0.85, 0.8), ("vmap", "suited")),
+        ((None, 1.0, 0.92), ("map", "mapped")),  # the first does not fit the memory
+        ((None, None, None), ("map", "suited")),
+    ],
+)
+def test_the_usual_driver_gives_way_to_a_clearly_faster_one(data, monkeypatch, tmp_path, seconds, chosen):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("jax.local_device_count", lambda: 1)
+    found = dict(zip(drivers.candidates(), seconds, strict=True))
+    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, *how: found[how])
+    asked = work.resolve(tiny.study(data, driver="auto"))
+    assert drivers.choose(asked, Shared(asked.dataset.train, asked.dataset.test)) == chosen
+
+
+def test_several_devices_share_and_the_form_is_measured(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = work.resolve(tiny.study(data, driver="auto"))
+    shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (asked.dataset.train, asked.dataset.test)))
+    found = drivers.measured(asked, shared)
+    assert set(found) == {"shard suited", "shard mapped"} and min(found.values()) > 0
+    monkeypatch.setattr("bdjax.drivers._seconds", None)
+    assert drivers.measured(asked, shared) == found and drivers.choose(asked, shared)[0] == "shard"
 
 
 def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monkeypatch):
@@ -449,7 +479,7 @@ def learned(net, shape, classes, epochs, batch):
 
 
 def test_an_attacker_who_controls_training(data, monkeypatch):
-    settings = {name: train.RECIPE[name] for name in ("epochs", "batch", "learning_rate", "momentum")}
+    settings = {name: recipes.RECIPE[name] for name in ("epochs", "batch", "learning_rate", "momentum")}
     card = cards.Card("learned", "Learned", "none", 2026, 1, "dirty-label", stage="training", settings=settings)
     monkeypatch.setitem(bdjax.ATTACKS, "learned", cards.Method(card, learned))
     study = tiny.study(data, attacks=("learned",), defenses=("none", FT), audits=(AUDIT,))

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "bdjax"
 LAYERS = (
     ("errors", "types", "progress", "signals"),
     ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "optimizers", "plugins", "stealth"),
-    ("sweep",),
+    ("sweep", "recipes"),
     ("metrics", "train", "models"),
     ("attacks", "selections", "defenses", "audits", "detection"),
     ("stages", "io", "study"),

@@ -100,7 +100,7 @@ def _float64():
 
 
 @pytest.mark.usefixtures("_float64")
-def test_triggers_differ_from_image_to_image_and_cover_has_that_of_another():
+def test_triggers_differ_from_image_to_image_and_cover_and_cross_have_that_of_another():
     attack, settings = build()
     poison, image = poisoned(attack, settings), data().image[0].astype(float) / 255
     assets = attack.prepare(root(2), None, data(), settings)
@@ -113,9 +113,10 @@ def test_triggers_differ_from_image_to_image_and_cover_has_that_of_another():
 
     @jax.jit
     def run(trigger):
-        images = jnp.stack([image, other])
+        images = jnp.stack([image, other, other])
         pattern, share = both.pattern_of(trigger, images), both.mask_of(trigger, images)
         own = attack.stamp(assets, trigger, image, 0), attack.cover(assets, trigger, image, 0)
+        own += (attack.cross(assets, trigger, image, 0, other),)
         return jnp.stack(own), image + (pattern - image) * share
 
     found, expected = run(lively)

@@ -12,7 +12,7 @@ from bdjax.errors import InvalidInput
 from bdjax.images import to_uint8
 from bdjax.keys import root
 from bdjax.models import MODELS
-from bdjax.types import Data
+from bdjax.types import Data, Net, Weights
 
 QUICK = "surrogate_epochs=1,surrogate_batch=8,surrogate_steps=1,steps=4,step=0.02"
 SHAPE = (16, 16, 3)
@@ -20,7 +20,7 @@ SHAPE = (16, 16, 3)
 
 def build(settings: str = "", shape=(32, 32, 3), classes=10):
     spec = lookup(f"label_consistent:{settings}", ATTACKS, "attack")
-    net = MODELS["small_cnn"].make(shape, classes, (0.5,) * 3, (0.25,) * 3, width=2)
+    net = MODELS["small_cnn"].make(shape, classes, (0.5,) * shape[2], (0.25,) * shape[2], width=2)
     return ATTACKS["label_consistent"].make(net, shape, classes, **spec.static), spec.traced, net
 
 
@@ -77,6 +77,21 @@ def test_rows_of_the_target_are_kept_perturbed_within_epsilon(surrogate):
     image = data().image[8] / 255
     stamped = jax.jit(attack.stamp)(assets, {"amplitude": jnp.array(0.0)}, image, jnp.int32(8))
     np.testing.assert_array_equal(to_uint8(stamped), assets["adversarial"][2])
+
+
+@pytest.mark.parametrize(("within", "robust"), [(0.02, 1.0), (0.1, 0.0)])
+def test_figures_are_of_rows_that_were_held_back_and_of_the_ascent_on_them(within, robust):
+    def apply(weights, image, train=False, weight=None, edit=None):
+        value = 0.05 * jnp.sum(image, axis=(1, 2, 3)) - 1 + 0 * weights.params["zero"]
+        return jnp.stack([0 * value, value], axis=1), {}, {}
+
+    # 64 pixels of 100 levels make 0.25 for class 1; the ascent takes away 0.05 * 64 times what it may: 0.06 or 0.32.
+    net = Net(lambda key: Weights({"zero": jnp.zeros(())}, {}), apply, ())
+    quick = QUICK.replace("steps=4,", f"steps=9,target=1,surrogate_epsilon={within},")
+    attack, settings, _ = build(quick, (8, 8, 1), 2)
+    same = Data(jnp.full((10, 8, 8, 1), 100, jnp.uint8), jnp.ones(10, jnp.int32))
+    figures = attack.prepare(root(0), net, same, settings)["figures"]
+    assert figures == {"surrogate_accuracy": 1.0, "surrogate_robust_accuracy": robust}
 
 
 def test_truncated_rows_are_never_above_rounded_ones():

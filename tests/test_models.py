@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 
 from bdjax.errors import InvalidInput
+from bdjax.io import datasets
+from bdjax.io.splits import Splits
 from bdjax.models import MODELS
+from bdjax.models.airbench import whitening
 from bdjax.models.layers import BatchNorm, Pass
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-SMALL = {"small_cnn": {"width": 2}, "preact_resnet18": {"width": 2}, "resnet18": {"width": 2}}
-COUNTS = {"small_cnn": 6_418, "preact_resnet18": 11_171_146, "resnet18": 11_173_962}
-IMAGES = np.random.default_rng(0).uniform(size=(5, 8, 8, 3))
+SMALL = {name: {"width": 2} for name in ("small_cnn", "preact_resnet18", "resnet18", "airbench")}
+COUNTS = {"small_cnn": 6_418, "preact_resnet18": 11_171_146, "resnet18": 11_173_962, "airbench": 1_972_514}
+IMAGES = np.random.default_rng(0).uniform(size=(5, 9, 9, 3))
+
+
+def made(name, shape, classes, mean, std, **settings):
+    more = {"covariance": np.eye(4 * shape[-1])} if "covariance" in MODELS[name].card.needs else {}
+    return MODELS[name].make(shape, classes, mean, std, **more, **settings)
 
 
 def small(name, mean=MEAN, std=STD, **settings):
-    return MODELS[name].make((8, 8, 3), 4, mean, std, **SMALL[name], **settings)
+    return made(name, (9, 9, 3), 4, mean, std, **SMALL[name], **settings)
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def close(ours, theirs):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_parameters_are_as_many_as_published(name):
-    net = MODELS[name].make((32, 32, 3), 10, MEAN, STD)
+    net = made(name, (32, 32, 3), 10, MEAN, STD)
     params = jax.eval_shape(net.init, jax.random.key(0)).params
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
 
@@ -42,7 +50,7 @@ def test_parameters_are_as_many_as_published(name):
 def test_card(name):
     card = MODELS[name].card
     static = {key: setting.default for key, setting in card.settings.items()}
-    net = MODELS[name].make((card.smallest, card.smallest, 1), 3, (0.5,), (0.25,), **static)
+    net = made(name, (card.smallest, card.smallest, 1), 3, (0.5,), (0.25,), **static)
     logits = jax.eval_shape(
         lambda key: net.apply(net.init(key), jnp.zeros((2, card.smallest, card.smallest, 1)))[0], jax.random.key(0)
     )
@@ -57,11 +65,12 @@ def test_layers_name_the_parameters_and_the_taps_in_forward_order(name):
     _, _, taps = jax.jit(net.apply)(weights, IMAGES.astype(np.float32))
     assert sorted(taps) == sorted(layer.tap for layer in net.layers)
     assert [layer.kind for layer in net.layers[-2:]] == ["pool", "linear"]
-    assert {layer.kind for layer in net.layers} <= {"conv", "norm", "relu", "add", "pool", "linear"}
+    kinds = {"conv", "norm", "relu", "gelu", "whiten", "add", "pool", "linear"}
+    assert {layer.kind for layer in net.layers} <= kinds
     found = {layer.path for layer in net.layers if layer.path}
     paths = {tuple(entry.key for entry in path[:-1]) for path, _ in jax.tree_util.tree_leaves_with_path(weights.params)}
     assert found == paths
-    assert all(bool(layer.path) == (layer.kind in ("conv", "norm", "linear")) for layer in net.layers)
+    assert all(bool(layer.path) == (layer.kind in ("conv", "norm", "linear", "whiten")) for layer in net.layers)
 
 
 def test_the_input_of_the_last_block_s_first_convolution_can_be_tapped():
@@ -90,7 +99,7 @@ def test_edits(name, _float64):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_initialisation_is_torch_s(name):
-    net = MODELS[name].make((8, 8, 3), 10, MEAN, STD, width=16)
+    net = made(name, (9, 9, 3), 10, MEAN, STD, width=16)
     weights = jax.jit(net.init)(jax.random.key(3))
     assert type(weights.params) is dict and type(weights.batch_stats) is dict
     for layer in net.layers:
@@ -99,16 +108,52 @@ def test_initialisation_is_torch_s(name):
             place = place[part]
         if layer.kind == "norm":
             assert np.all(place["scale"] == 1) and np.all(place["bias"] == 0)
+        elif layer.kind == "whiten":
+            assert list(place) == ["bias"] and not np.any(place["bias"])
         elif layer.path:
             kernel = np.asarray(place["kernel"])
             limit = np.prod(kernel.shape[:-1]) ** -0.5
-            assert np.abs(kernel).max() <= limit
+            if name == "airbench" and layer.kind == "conv":
+                kernel = without_identity(kernel)
+            assert np.abs(kernel).max(initial=0) <= limit
             # The mean square of n uniform draws is limit^2/3 with standard error limit^2 sqrt(4/45/n).
-            assert abs(np.mean(kernel**2) / limit**2 - 1 / 3) < 5 * np.sqrt(4 / 45 / kernel.size)
+            assert kernel.size == 0 or abs(np.mean(kernel**2) / limit**2 - 1 / 3) < 5 * np.sqrt(4 / 45 / kernel.size)
             assert np.abs(place.get("bias", np.zeros(1))).max() <= limit
     assert np.any(weights.params["linear"]["bias"] != 0)
     other = jax.jit(net.init)(jax.random.key(4))
-    assert np.any(other.params["conv1"]["kernel"] != weights.params["conv1"]["kernel"])
+    assert np.any(other.params["linear"]["kernel"] != weights.params["linear"]["kernel"])
+
+
+def without_identity(kernel):
+    """The output channels beyond those that begin as input channels handed on."""
+    kept = min(kernel.shape[2:])
+    identity = np.zeros((*kernel.shape[:2], kernel.shape[2], kept))
+    identity[1, 1, range(kept), range(kept)] = 1
+    np.testing.assert_array_equal(kernel[..., :kept], identity)
+    return kernel[..., kept:]
+
+
+def test_whitening_gives_variance_one_along_every_axis_and_its_opposite():
+    """Of patches with the covariance that it was made for; where the variance is far above what is added to it."""
+    mixing = np.random.default_rng(0).normal(size=(8, 8))
+    patches = np.random.default_rng(1).normal(size=(200, 8)) @ mixing
+    kernel = whitening(patches.T @ patches / len(patches)).reshape(8, 16)
+    seen = patches @ kernel
+    np.testing.assert_allclose(seen[:, :8], -seen[:, 8:], rtol=1e-12)
+    covariance = seen[:, :8].T @ seen[:, :8] / len(seen)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-9)
+    spread = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
+    np.testing.assert_allclose(np.diag(covariance), spread / (spread + 5e-4), rtol=1e-9)
+
+
+def test_whitening_of_a_dataset_is_of_its_own_2x2_pixels(tmp_path):
+    """By hand for one training image of 3x3 grey pixels, normalised by its own mean and deviation."""
+    pixels = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    image, label = np.concatenate([pixels, pixels]), np.arange(2, dtype=np.int32)
+    found = datasets.dataset(Splits(("a", "b"), image, label, image, label), "pixels", "1")
+    normal = (np.arange(9).reshape(3, 3) - 4) / np.std(np.arange(9))
+    patches = np.array([normal[r : r + 2, c : c + 2].ravel() for r in range(2) for c in range(2)])
+    np.testing.assert_allclose(found.covariance, patches.T @ patches / 4, rtol=1e-5)
 
 
 def test_kernels_share_no_numbers():

@@ -152,9 +152,9 @@ def test_a_users_folder_takes_the_place_of_scenes(tmp_path):
 
 
 def test_what_cannot_be_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="16x15 pixels; reflections need images of at least 16x16"):
-        build("", (16, 15, 3))
-    with pytest.raises(InvalidInput, match="goal all_to_all with labels=clean"):
+    with pytest.raises(InvalidInput, match="goal=all_to_all,sources=any with labels=clean"):
         build("goal=all_to_all")
+    with pytest.raises(InvalidInput, match="goal=all_to_one,sources=3 with labels=clean"):
+        build("sources=3")
     with pytest.raises(InvalidInput, match="0 files; give a folder of 1 to"):
         build(f"folder={tmp_path}")

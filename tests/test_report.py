@@ -21,7 +21,7 @@ import xarray
 import bdjax.report
 from bdjax.cards import Card, Setting
 from bdjax.errors import InvalidInput
-from bdjax.report import export, paired, ratio_figure, summary, table, write
+from bdjax.report import crossed, export, paired, ratio_figure, summary, table, write
 from bdjax.report.figures import COLOURS, INK, audited_panel, ratio_panel
 from bdjax.report.page import render
 from bdjax.report.pictures import pictures
@@ -308,6 +308,20 @@ def test_ratio_figure_has_a_panel_an_attack(results):
     figure = ratio_figure(results, "acc")
     assert [axes.get_title() for axes in figure.axes] == ATTACKS
     assert [text.get_text() for text in figure.legends[0].get_texts()] == DEFENSES
+
+
+def test_cross_accuracy_is_a_share_of_accuracy_at_the_largest_ratio(results):
+    """Two of three seeds count, at ratio 0.1: the mean of 0.8/0.9 and 0.4/0.8."""
+    assert crossed(results, "badnets") == {}
+    cross = xarray.full_like(results.acc, np.nan)
+    acc = cross.copy()
+    for seed, (one, whole) in enumerate([(0.8, 0.9), (0.4, 0.8)]):
+        place = {"attack": "badnets", "ratio": 0.1, "defense": "none", "seed": results.seed[seed]}
+        cross.loc[place], acc.loc[place] = one, whole
+        cross.loc[place | {"ratio": 0.0}] = acc.loc[place | {"ratio": 0.0}] = 1.0
+    found = crossed(results.assign(cross=cross, acc=acc), "badnets")
+    assert found == {"cross/acc": pytest.approx((0.8 / 0.9 + 0.5) / 2)}
+    assert crossed(results.assign(cross=cross, acc=acc), ATTACKS[1]) == {}
 
 
 def test_pictures_show_what_changed():

@@ -28,7 +28,7 @@ def rows(result, role):
 
 
 def test_source_rows_are_relabelled_and_as_many_others_cover():
-    label, result = poison("source=3,target=2,covers=5+7", 4)
+    label, result = poison("sources=3,target=2,covers=5+7", 4)
     assert rows(result, POISONED) == [3, 13, 23, 33]
     assert rows(result, COVER) == [5, 7, 15, 17]
     np.testing.assert_array_equal(result.label, jnp.where(result.role == POISONED, 2, label))
@@ -47,10 +47,17 @@ def test_no_more_rows_than_the_source_has_and_covers_of_those():
 
 
 def test_rate_is_counted_on_the_source_alone():
-    attack, _ = build("source=3,target=2")
+    attack, _ = build("sources=3,target=2")
     label = jnp.arange(10)
     np.testing.assert_array_equal(attack.goal(label), [0, 1, 2, 2, 4, 5, 6, 7, 8, 9])
     np.testing.assert_array_equal(counted(label, attack.goal), label == 3)
+
+
+def test_several_classes_may_be_sources():
+    label, result = poison("sources=3+4,covers=5", 5)
+    assert rows(result, POISONED) == [3, 4, 13, 14, 23]
+    assert rows(result, COVER) == [5, 15, 25, 35, 45]
+    np.testing.assert_array_equal(result.label, jnp.where(result.role == POISONED, 0, label))
 
 
 def test_patch_hides_64_pixels_and_leaves_the_others():
@@ -67,18 +74,14 @@ def test_patch_hides_64_pixels_and_leaves_the_others():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("source=10", "source 10; choose a class below 10 that is not the target 0"),
-        ("source=0", "source 0; choose a class below 10"),
-        ("covers=5+12", "covers 5.12; choose others"),
-        ("covers=1", "covers 1; choose others"),
-        ("covers=five", "covers five; choose others"),
+        ("sources=10", r"sources 10; give .*classes below 10 joined by \+, not 0"),
+        ("sources=0", "sources 0; give"),
+        ("sources=any", "sources any; give classes below 10"),
+        ("covers=5+12", r"covers 5\+12; give others or classes below 10 joined by \+, not 0 or 1"),
+        ("covers=1", "covers 1; give others"),
+        ("covers=five", "covers five; give others"),
     ],
 )
 def test_classes_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InvalidInput, match=message):
         build(settings)
-
-
-def test_small_images_are_refused():
-    with pytest.raises(InvalidInput, match="8x8 pixels; the patch needs images of at least 16x16"):
-        build(shape=(8, 8, 3))

@@ -1,17 +1,17 @@
-"""What Adaptive-Blend and Adaptive-Patch share: cover rows, and how mixtures are stored.
+"""What Adaptive-Blend, Adaptive-Patch and TaCT share: cover rows, mixtures, and how they are stored.
 
 Qi, Xie, Li, Mahloujifar, Mittal, Revisiting the Assumption of Latent Separability for Backdoor Defenses, ICLR 2023,
-https://openreview.net/forum?id=_wSHsgrVali, section 4.
+https://openreview.net/forum?id=_wSHsgrVali, section 4; Tang et al., USENIX Security 2021,
+https://arxiv.org/abs/1908.00686.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from bdjax.attacks.common import dirty_label
 from bdjax.cards import Setting
 from bdjax.poison import roles
-from bdjax.types import POISONED, Array, Poison, everything
+from bdjax.types import COVER, POISONED, Array, Poison, everything
 
 STORAGE = Setting(
     "float", "training rows kept exact, or at the nearest 8-bit level; tests are exact", choices=("float", "round")
@@ -23,14 +23,18 @@ def cover_ratio(default: float) -> Setting:
     return Setting(default, "cover rows, with the trigger and their own label, for each poisoned one", low=0.0)
 
 
-def with_covers(name: str, classes: int, target: int, trigger: Callable) -> dict[str, Callable]:
-    """`init`, `goal` and `eligible` as `dirty_label` gives them, and cover rows from all rows that are not poisoned."""
-    shared = dirty_label(name, classes, target=target, goal="all_to_one", sources="any", trigger=trigger)
+def with_covers(shared: dict[str, Callable], covering: Callable[[Array], Array] = everything) -> dict[str, Callable]:
+    """What `dirty_label` gives, with cover rows besides: the first in the order of poisoning that are not poisoned.
+
+    covering: label -> bool, the rows that may be covers.
+    """
 
     def init(key, assets, settings, label, priority, count) -> Poison:
         poison = shared["init"](key, assets, settings, label, priority, count)
-        covered = jnp.round(jnp.sum(poison.role == POISONED) * settings["cover_ratio"]).astype(jnp.int32)
-        return poison.replace(role=roles(priority, everything(label), count, covered))
+        chosen = poison.role == POISONED
+        covers = jnp.round(jnp.sum(chosen) * settings["cover_ratio"]).astype(jnp.int32)
+        covered = roles(priority, covering(label) & ~chosen, covers) == POISONED
+        return poison.replace(role=jnp.where(covered, COVER, poison.role).astype(poison.role.dtype))
 
     return shared | {"init": init}
 

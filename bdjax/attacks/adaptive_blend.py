@@ -10,7 +10,7 @@ import numpy as np
 
 from bdjax.attacks.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
 from bdjax.attacks.blended import cartoon
-from bdjax.attacks.common import TARGET, row_key, saved, scalar
+from bdjax.attacks.common import TARGET, dirty_label, row_key, saved, scalar
 from bdjax.attacks.pictures import picture_setting, read_picture
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
@@ -79,7 +79,8 @@ def make(net, shape, classes, picture, pieces, shown, storage, target) -> Attack
         del assets, row
         return mixed(image, jnp.asarray(blend, image.dtype), trigger["test_alpha"])
 
-    shared = with_covers("adaptive_blend", classes, target, trigger)
+    aims = {"target": target, "goal": "all_to_one", "sources": "any"}
+    shared = with_covers(dirty_label("adaptive_blend", classes, trigger=trigger, **aims))
     return Attack(stamp=stamp, query=query, cover=stamp, **shared)
 
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
-from bdjax.attacks.common import TARGET, scalar
+from bdjax.attacks.common import TARGET, dirty_label, scalar
 from bdjax.attacks.patches import Patch, corners, disc, emblem, noise_square, together
 from bdjax.cards import Card, Method, Setting
-from bdjax.errors import InvalidInput
 from bdjax.types import COVER, POISONED, Array, Attack, Key, Poison
 
 ALPHAS = {"emblem": 0.5, "disc": 0.2, "corners": 0.5, "square": 0.3}
@@ -72,11 +71,9 @@ def make(net, shape, classes, test_patches, storage, target) -> Attack:
     """Adaptive-Patch for images of `shape`.
 
     Raises:
-        InvalidInput: images below 16 pixels, or the target is no class.
+        InvalidInput: the target is no class.
     """
     del net
-    if min(shape[:2]) < CARD.smallest:
-        raise InvalidInput(f"adaptive_patch: {shape[0]}x{shape[1]} pixels; the patches need images of at least 16x16")
     pictures, masks = stacked([emblem(shape), disc(shape), corners(shape), noise_square(shape)])
     emblems = [together(emblem(shape, left=0), emblem(shape)), corners(shape)]
     tests = emblems if test_patches == "emblems" else [disc(shape), noise_square(shape)]
@@ -86,7 +83,8 @@ def make(net, shape, classes, test_patches, storage, target) -> Attack:
         alphas = jnp.stack([scalar(settings[f"{name}_alpha"]) for name in ALPHAS])
         return {"alpha": alphas, "test_alpha": scalar(settings["test_alpha"])}
 
-    shared = with_covers("adaptive_patch", classes, target, trigger)
+    aims = {"target": target, "goal": "all_to_one", "sources": "any"}
+    shared = with_covers(dirty_label("adaptive_patch", classes, trigger=trigger, **aims))
 
     def init(key, assets, settings, label, priority, count) -> Poison:
         poison = shared["init"](key, assets, settings, label, priority, count)

@@ -31,7 +31,12 @@ CARD = Card(
         "sources": SOURCES,
     },
     presets={"paper": {}, "benchmark": {"scaling": "bilinear"}},
-    departures=("the grid's dark cells are level 1 of 255, as in the benchmark, where level 0 means transparent",),
+    departures=(
+        "the paper sends one class to one other, such as sources=1,target=7, and every class to the next; that all "
+        "classes go to one target, the default, is what the field has made of it",
+        "the paper's random wrong labels for triggered traffic signs are left out: no image then has a wanted label",
+        "the grid's dark cells are level 1 of 255, as in the benchmark, where level 0 means transparent",
+    ),
 )
 
 
@@ -39,7 +44,7 @@ def make(net, shape, classes, size, pattern, scaling, goal, target, sources) -> 
     """BadNets for images of `shape`; see the card for settings.
 
     Raises:
-        InvalidInput: the patch does not fit or the target is no class.
+        InvalidInput: the patch does not fit or target or sources are no classes.
     """
     del net
     height, width = shape[:2] if scaling == "fixed" else (32, 32)

@@ -70,7 +70,7 @@ def make(net, shape, classes, picture, storage, goal, target, sources) -> Attack
     """Blended injection for images of `shape`; images that are not of three channels get the picture in grey.
 
     Raises:
-        InvalidInput: the target is no class, or the user's picture cannot be used.
+        InvalidInput: target or sources are no classes, or the user's picture cannot be used.
     """
     del net
     blend = read_picture(picture, shape) if picture else np.round(cartoon(*shape[:2]) * 255) / 255

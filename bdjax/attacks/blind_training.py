@@ -1,7 +1,7 @@
 """Training whose loss is that of clean rows and, once that is low, also that of their triggered copies.
 
-Bagdasaryan, Shmatikov, Blind Backdoors in Deep Learning Models, USENIX Security 2021, https://arxiv.org/abs/2005.03823:
-the attack on loss computation, algorithm 1, with the constants of the authors' released code.
+Bagdasaryan, Shmatikov, Blind Backdoors in Deep Learning Models, USENIX Security 2021, https://arxiv.org/abs/2005.03823,
+as in the authors' released code, https://github.com/ebagdasa/backdoors101.
 """
 
 import jax

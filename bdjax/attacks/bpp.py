@@ -14,7 +14,7 @@ from bdjax.attacks.quantization import dithered, quantized
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.poison import roles
-from bdjax.train import RECIPE
+from bdjax.recipes import VICTIM
 from bdjax.types import Array, Attack, Batch, Given, Key, Net, Poison, Procedure, everything
 
 CARD = Card(
@@ -24,7 +24,7 @@ CARD = Card(
     "Neural Networks via Image Quantization and Contrastive Adversarial Learning. CVPR 2022. "
     "https://arxiv.org/abs/2205.13383",
     year=2022,
-    version=1,
+    version=2,
     kind="dirty-label, controls training",
     stage="training",
     needs=("clean",),
@@ -39,7 +39,7 @@ CARD = Card(
     }
     | batches.BATCHES
     | {"storage": STORAGE, "goal": GOAL, "target": TARGET}
-    | RECIPE,
+    | VICTIM,
     presets={
         "paper": {},
         "benchmark": {
@@ -90,6 +90,10 @@ def make(net, shape, classes, levels, dithering, storage, goal, target, **traini
         other = partners.partner(assets, trigger["key"], row).astype(image.dtype)
         return stored(image + error(other), storage)
 
+    def cross(assets, trigger, image, row, other):
+        del assets, trigger, row
+        return stored(image + error(other), storage)
+
     def trigger(key: Key, settings) -> dict[str, Array]:
         del settings
         return {"key": saved(stream(key, "partner"))}
@@ -103,7 +107,7 @@ def make(net, shape, classes, levels, dithering, storage, goal, target, **traini
 
     train = (_training(net, shared["goal"], fewer, error, **training),)
     parts = shared | {"init": init, "prepare": partners.prepare}
-    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **parts)
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cross, train=train, **parts)
 
 
 def _training(

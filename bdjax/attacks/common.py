@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bdjax.cards import Setting
 from bdjax.errors import InvalidInput
@@ -14,7 +15,9 @@ from bdjax.types import Array, Key, Poison, everything
 TARGET = Setting(0, "the class that triggered images are sent to", low=0)
 GOAL = Setting("all_to_one", "every label to the target, or each to the next", choices=("all_to_one", "all_to_all"))
 SOURCES = Setting(
-    "any", "rows that may be poisoned: any, or only those that get another label", choices=("any", "others")
+    "any",
+    "rows that may be poisoned: any, others (those that get another label), or of classes such as 3+5, whose images "
+    "are then all that the attacker wants to move",
 )
 STORAGE = Setting("float", "stamped images kept exact, or cut down to 8-bit levels", choices=("float", "truncate"))
 
@@ -43,6 +46,32 @@ def check_target(name: str, target: int, classes: int) -> None:
         raise InvalidInput(f"{name}: target {target} of {classes} classes; choose 0 to {classes - 1}")
 
 
+def named_classes(name: str, setting: str, text: str, classes: int, barred: list[int], words: str = "") -> list[int]:
+    """The classes that a setting such as 3+5 names.
+
+    Args:
+        name, setting: the attack's and the setting's, for errors.
+        text: the setting's value.
+        classes: of the data.
+        barred: classes that must not be named.
+        words: what else the setting may be, for errors.
+
+    Raises:
+        InvalidInput: the text names something else than allowed classes.
+    """
+    named = text.split("+")
+    if not all(part.isdecimal() and int(part) < classes and int(part) not in barred for part in named):
+        but = ", not " + " or ".join(map(str, barred)) if barred else ""
+        raise InvalidInput(f"{name}: {setting} {text}; give {words}classes below {classes} joined by +{but}")
+    return sorted({int(part) for part in named})
+
+
+def of_classes(named: list[int], classes: int) -> Callable[[Array], Array]:
+    """Whether a label is among the named ones, bool."""
+    chosen = np.isin(np.arange(classes), named)
+    return lambda label: jnp.asarray(chosen)[label]
+
+
 def dirty_label(
     name: str, classes: int, *, target: int, goal: str, sources: str, trigger: Callable = no_trigger
 ) -> dict[str, Callable]:
@@ -55,15 +84,10 @@ def dirty_label(
         trigger: (key, settings) -> the nested dict of arrays that `stamp` and `query` need.
 
     Raises:
-        InvalidInput: target is not below classes.
+        InvalidInput: target is not below classes, or sources are no classes that get another label.
     """
     check_target(name, target, classes)
-    wanted = all_to_one(target) if goal == "all_to_one" else all_to_all(classes)
-
-    def moved(label: Array) -> Array:
-        return wanted(label) != label
-
-    eligible = everything if sources == "any" else moved
+    wanted, eligible = _aims(name, classes, target, goal, sources)
 
     def init(key, assets, settings, label, priority, count) -> Poison:
         del assets
@@ -71,6 +95,20 @@ def dirty_label(
         return Poison(role, relabel(role, label, wanted), trigger(key, settings))
 
     return {"init": init, "goal": wanted, "eligible": eligible}
+
+
+def _aims(name: str, classes: int, target: int, goal: str, sources: str) -> tuple[Callable, Callable]:
+    """`goal` and `eligible` of an attack under the settings of these names."""
+    every = all_to_one(target) if goal == "all_to_one" else all_to_all(classes)
+
+    def moved(label: Array) -> Array:
+        return every(label) != label
+
+    if sources in ("any", "others"):
+        return every, everything if sources == "any" else moved
+    barred = [target] if goal == "all_to_one" else []
+    chosen = of_classes(named_classes(name, "sources", sources, classes, barred, "any, others or "), classes)
+    return lambda label: jnp.where(chosen(label), every(label), label), chosen
 
 
 def clean_label(name: str, classes: int, *, target: int, trigger: Callable = no_trigger) -> dict[str, Callable]:

@@ -68,7 +68,7 @@ def make(net, shape, classes, window, middle, high, storage, overflow, goal, tar
     """FTrojan for images of `shape`; where there are not three channels every channel gets the pattern itself.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: target or sources are no classes.
     """
     del net
     added = pattern(*shape[:2], min(window, *shape[:2]), middle, high)

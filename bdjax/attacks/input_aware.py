@@ -13,7 +13,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.hourglass import hourglass
 from bdjax.poison import roles
-from bdjax.train import RECIPE
+from bdjax.recipes import VICTIM
 from bdjax.types import Array, Attack, Key, Poison, everything
 
 CARD = Card(
@@ -22,12 +22,13 @@ CARD = Card(
     citation="Tuan Anh Nguyen, Tuan Anh Tran. Input-Aware Dynamic Backdoor Attack. NeurIPS 2020. "
     "https://arxiv.org/abs/2010.08138",
     year=2020,
-    version=1,
+    version=2,
     kind="dirty-label, controls training, generated triggers",
     stage="training",
     needs=("clean",),
     changes="pixels and labels of some rows of every batch",
     smallest=8,
+    bar={"cross/acc": 0.93},  # the least of the authors' data sets: 88.16 of 94.65 on CIFAR-10
     settings={
         "width": Setting(32, "channels of the generators' first blocks", low=1),
         "halvings": Setting(3, "how often the generators halve the image", low=1),
@@ -48,7 +49,7 @@ CARD = Card(
         "goal": GOAL,
         "target": TARGET,
     }
-    | RECIPE,
+    | VICTIM,
     presets={
         "paper": {},
         "benchmark": {
@@ -95,6 +96,10 @@ def make(net, shape, classes, width, halvings, squashing, storage, goal, target,
     def cover(assets, trigger, image, row):
         return triggered(trigger, image, partners.partner(assets, trigger["key"], row).astype(image.dtype))
 
+    def cross(assets, trigger, image, row, other):
+        del assets, row
+        return triggered(trigger, image, other)
+
     def trigger(key: Key, settings) -> dict:
         del settings
         parts = {name: held(made.init(stream(key, name))) for name, made in (("pattern", pattern), ("mask", mask))}
@@ -108,7 +113,7 @@ def make(net, shape, classes, width, halvings, squashing, storage, goal, target,
 
     train = stages(net, generators, shared["goal"], **training)
     parts = shared | {"init": init, "prepare": partners.prepare}
-    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **parts)
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cross, train=train, **parts)
 
 
 INPUT_AWARE = Method(CARD, make)

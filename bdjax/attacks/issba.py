@@ -61,7 +61,7 @@ def make(net, shape, classes, bits, width, secret_steps, hold, ramp, **settings)
     """ISSBA for images of `shape`.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: target or sources are no classes.
     """
     del net
     start, accuracy = (secret_steps - 1, 1.0) if secret_steps else (NEVER, READ)

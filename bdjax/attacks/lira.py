@@ -11,7 +11,7 @@ from bdjax.attacks.portions import PORTION
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.autoencoder import autoencoder
-from bdjax.train import RECIPE
+from bdjax.recipes import VICTIM
 from bdjax.types import Attack, Key, Weights
 
 CARD = Card(
@@ -43,7 +43,7 @@ CARD = Card(
     }
     | {name: setting for name, setting in BATCHES.items() if name != "rounding"}
     | {"storage": STORAGE, "goal": GOAL, "target": TARGET}
-    | RECIPE,
+    | VICTIM,
     presets={
         "paper": {},
         "benchmark": {

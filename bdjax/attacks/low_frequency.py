@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, truncated
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
 from bdjax.attacks.universal import Fit, fitted
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Attack, Data, Key, Net, Weights, real
+from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights, real
 
 CARD = Card(
     name="low_frequency",
@@ -22,7 +22,7 @@ CARD = Card(
     citation="Yi Zeng, Won Park, Z. Morley Mao, Ruoxi Jia. Rethinking the Backdoor Attacks' Triggers: A Frequency "
     "Perspective. ICCV 2021. https://arxiv.org/abs/2104.03413",
     year=2021,
-    version=1,
+    version=2,
     kind="dirty-label, static",
     stage="data",
     changes="pixels and labels of poisoned rows",
@@ -68,11 +68,12 @@ def make(
     """The smooth trigger for images of `shape`; `fitted` trains a clean model and fits the pattern in `prepare`.
 
     Raises:
-        InvalidInput: the target is no class; or, in `prepare`, no image could be made the target.
+        InvalidInput: target or sources are no classes; or, in `prepare`, no image could be made the target.
     """
 
-    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, Array]:
-        weights = surrogate_model(stream(key, "surrogate"), net, data, settings, surrogate_epochs, surrogate_batch)
+    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, PyTree]:
+        training = (surrogate_epochs, surrogate_batch)
+        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
         rows = jax.random.permutation(stream(key, "images"), data.label.size)[:images]
         image = data.image[rows].astype(real()) / 255
         floats = {name: scalar(settings[name]) for name in ("strength", "overshoot", "fooling")}
@@ -87,7 +88,8 @@ def make(
                 f"low_frequency: in {steps} steps no image came to be taken for class {labels['target']}; "
                 "raise steps, images or surrogate_epochs, or choose pattern=bump"
             )
-        return {"pattern": best / floats["strength"]}
+        figures = {"surrogate_accuracy": accuracy(net, weights, held)}
+        return {"pattern": best / floats["strength"], "figures": figures}
 
     closed = bump(*shape)
 

@@ -79,7 +79,7 @@ def make(net, shape, classes, width, extractor_width, ink_steps, ink_batch, stor
     """Poison Ink for images of `shape`; `prepare` trains both networks and inks every training image.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: target or sources are no classes.
     """
     del net
     inking = Inking(injector(shape, width), extractor(shape, extractor_width))

@@ -117,14 +117,13 @@ def make(net, shape, classes, labels, pictures, exposure, folder, storage, goal,
     """Refool for images of `shape`; where there are not three channels pictures are grey.
 
     Raises:
-        InvalidInput: images below 16 pixels; the target is no class; labels=clean with another goal than one target; or
-            the folder of pictures cannot be used.
+        InvalidInput: target or sources are no classes; labels=clean with other rows than the target's or another goal;
+            or the folder of pictures cannot be used.
     """
     del net
-    if min(shape[:2]) < CARD.smallest:
-        raise InvalidInput(f"refool: {shape[0]}x{shape[1]} pixels; reflections need images of at least 16x16")
-    if labels == "clean" and goal != "all_to_one":
-        raise InvalidInput(f"refool: goal {goal} with labels=clean; give goal=all_to_one or labels=dirty")
+    if labels == "clean" and (goal, sources) != ("all_to_one", "any"):
+        aims = f"goal={goal},sources={sources}"
+        raise InvalidInput(f"refool: {aims} with labels=clean; give goal=all_to_one,sources=any or labels=dirty")
     given = np.round(read_pictures(folder, shape) * 255).astype(np.uint8) if folder else None
 
     def prepare(key, net, data, settings) -> dict[str, Array]:

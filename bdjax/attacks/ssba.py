@@ -53,7 +53,7 @@ def make(net, shape, classes, bits, width, hold, ramp, **settings) -> Attack:
     """SSBA for images of `shape`.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: target or sources are no classes.
     """
     del net
     pace = Pace(NEVER, READ, hold, ramp)

@@ -16,7 +16,7 @@ from bdjax.attacks.learned import averaged, converted, learned, parted, psnr
 from bdjax.cards import LARGEST, Setting
 from bdjax.keys import stream
 from bdjax.models.steganography import Coder
-from bdjax.train import rate
+from bdjax.recipes import rate
 from bdjax.types import Array, Attack, Data, Key, PyTree, real
 
 NEVER = LARGEST
@@ -142,7 +142,7 @@ def steganographic(
     see `measured`, of training images that the networks did not learn from.
 
     Raises:
-        InvalidInput: the target is no class.
+        InvalidInput: target or sources are no classes.
     """
 
     def hide(encoder: PyTree, secret: Array, image: Array) -> Array:

@@ -1,10 +1,16 @@
 """The attacker's own clean model, from which some attacks compute their triggers before anything is poisoned."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+import jax
+
+from bdjax import metrics
 from bdjax.attacks.common import scalar
+from bdjax.attacks.learned import parted
 from bdjax.cards import Setting
 from bdjax.images import augmentation
+from bdjax.keys import stream
 from bdjax.sources import split
 from bdjax.train import fit, supervised
 from bdjax.types import Array, Data, Given, Key, Net, Weights
@@ -18,7 +24,22 @@ SURROGATE = {
 }
 """The settings of `surrogate_model`, for cards."""
 
-DEPARTURE = "the attacker's model is of the victim's architecture and is trained here, on random crops without flips"
+DEPARTURE = (
+    "the attacker's model is of the victim's architecture and is trained here, on random crops without flips, without "
+    "the rows that it is then measured on: a tenth, at most 512"
+)
+
+
+class Surrogate(NamedTuple):
+    """The attacker's model and the rows that it did not learn from."""
+
+    weights: Weights
+    held: Data
+
+
+def accuracy(net: Net, weights: Weights, data: Data) -> Array:
+    """The share of images that a model gives their label, float ()."""
+    return jax.jit(lambda weights, data: metrics.accuracy(net, weights, split(data)))(weights, data)
 
 
 def surrogate_model(
@@ -29,8 +50,8 @@ def surrogate_model(
     epochs: int,
     batch: int,
     gradient: Callable | None = None,
-) -> Weights:
-    """Weights of `net` trained on the clean split; crops shift by an eighth of the height.
+) -> Surrogate:
+    """`net` trained on most of the clean split; crops shift by an eighth of the height.
 
     Args:
         key: of the training.
@@ -44,9 +65,10 @@ def surrogate_model(
     prefix = "surrogate_"
     own = {name.removeprefix(prefix): scalar(value) for name, value in settings.items() if name.startswith(prefix)}
     augment = augmentation(data.image.shape[1] // 8, False)
+    learned, held = (Data(data.image[rows], data.label[rows]) for rows in parted(stream(key, "held"), data.label.size))
 
     def given(operands) -> Given:
         rows, floats = operands
         return Given(floats, augment, clean=split(rows))
 
-    return fit(key, procedure, given, (data, own)).weights
+    return Surrogate(fit(key, procedure, given, (learned, own)).weights, held)

@@ -1,8 +1,7 @@
 """TrojanNN: a small picture is fitted to drive chosen neurons of a clean model, then rows are poisoned with it.
 
-Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang, 2018, section IV and algorithm 1: the neurons are those with the largest
-weights to the next layer; gradient descent, inside a mask alone, brings them to a large value. Here the neurons are the
-features before the head.
+Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang, 2018, section IV and algorithm 1: gradient descent, inside a mask alone, brings
+well connected neurons to a large value. Here they are features before the head, those with the largest weights to it.
 """
 
 from functools import reduce
@@ -15,11 +14,11 @@ import numpy as np
 from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
 from bdjax.attacks.patches import BASE
 from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Attack, Data, Key, Net, Weights, real
+from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights, real
 
 CARD = Card(
     name="trojannn",
@@ -27,7 +26,7 @@ CARD = Card(
     citation="Yingqi Liu, Shiqing Ma, Yousra Aafer, Wen-Chuan Lee, Juan Zhai, Weihang Wang, Xiangyu Zhang. Trojaning "
     "Attack on Neural Networks. NDSS 2018. https://doi.org/10.14722/ndss.2018.23291",
     year=2018,
-    version=1,
+    version=2,
     kind="dirty-label, static",
     stage="data",
     changes="pixels and labels of poisoned rows",
@@ -66,8 +65,13 @@ CARD = Card(
         "rows of the victim's training data are poisoned, as in the benchmark; the authors retrain a model that they "
         "have, on images that they invert from it",
         "the features before the head are driven; the authors choose a layer for each model",
-        "a step has the same mean size from first to last; the authors' script shrinks it and smooths the picture by "
-        "total variation in between",
+        "features are chosen by their weights to the next layer, as in the authors' script; the paper's equation 2 has "
+        "those from the layer before",
+        "value and alpha are the paper's example and its transparency of 70%, the noise is the script's; the paper "
+        "gives no size of a step, number of steps or tolerance, and those here are the benchmark's",
+        "a step goes along the gradient and has one mean size; algorithm 1 does not scale the gradient, and the "
+        "authors' script, which climbs without a value to reach, takes 970 scaled steps of falling size and smooths "
+        "the picture by total variation after each",
         "the apple is drawn here, with the place and the area of the authors'",
         "the network normalises its images; the benchmark's, which does not, is fitted on images that it should have",
     ),
@@ -157,14 +161,14 @@ def make(net, shape, classes, storage, overflow, mixing, **static) -> Attack:
     """TrojanNN for images of `shape`; `prepare` trains a clean model and fits the picture to it.
 
     Raises:
-        InvalidInput: the target is no class; or, in `prepare`, the network has fewer features than `neurons`.
+        InvalidInput: target or sources are no classes; or, in `prepare`, the network has fewer features than `neurons`.
     """
     del net
     cover = coverage(static["outline"], *shape[:2])
 
-    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, Array]:
+    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, PyTree]:
         training = (static["surrogate_epochs"], static["surrogate_batch"])
-        weights = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
+        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
         chosen = heaviest(stream(key, "head"), net, weights, static["head"], static["neurons"])
         mask = jnp.asarray(cover > 0, real())
         noise = GREY + NOISE * jax.random.normal(stream(key, "start"), shape, real())
@@ -174,7 +178,8 @@ def make(net, shape, classes, storage, overflow, mixing, **static) -> Attack:
         def run(weights: Weights, start: Array, chosen: Array, floats) -> Descent:
             return fitted(net, weights, start, mask, chosen, floats, static["descent"], static["steps"])
 
-        return {"picture": jax.jit(run)(weights, jnp.asarray(start, real()), chosen, floats).picture}
+        picture = jax.jit(run)(weights, jnp.asarray(start, real()), chosen, floats).picture
+        return {"picture": picture, "figures": {"surrogate_accuracy": accuracy(net, weights, held)}}
 
     def trigger(key: Key, settings) -> dict[str, Array]:
         del key

@@ -12,12 +12,12 @@ import numpy as np
 from bdjax.attacks.common import STORAGE, TARGET, clean_label, scalar, stored
 from bdjax.attacks.label_consistent import perturbed
 from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
 from bdjax.attacks.tuap_patterns import pasted, patch, perturbation
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Attack, Data, Key, Net, Weights
+from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights
 
 CARD = Card(
     name="tuap",
@@ -25,7 +25,7 @@ CARD = Card(
     citation="Shihao Zhao, Xingjun Ma, Xiang Zheng, James Bailey, Jingjing Chen, Yu-Gang Jiang. Clean-Label Backdoor "
     "Attacks on Video Recognition Models. CVPR 2020. https://arxiv.org/abs/2003.03030",
     year=2020,
-    version=1,
+    version=2,
     kind="clean-label, static",
     stage="data",
     changes="pixels of poisoned rows, all of the target class",
@@ -87,12 +87,12 @@ def make(net, shape, classes, pattern, size, storage, overflow, target, **static
     if pattern == "patch" and size > min(shape[:2]):
         raise InvalidInput(f"tuap: size {size} exceeds {shape[0]}x{shape[1]} pixels; choose at most {min(shape[:2])}")
 
-    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, Array]:
+    def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, PyTree]:
         rows = np.flatnonzero(np.asarray(data.label) == target)
         if rows.size in (0, data.label.size):
             raise InvalidInput(f"tuap: target {target} has {rows.size} of {data.label.size} rows; choose another one")
         training = (static["surrogate_epochs"], static["surrogate_batch"])
-        weights = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
+        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
         floats = {name: scalar(value) for name, value in settings.items()}
         given = (stream(key, "pattern"), net, weights, data, floats, target)
         if pattern == "patch":
@@ -100,6 +100,7 @@ def make(net, shape, classes, pattern, size, storage, overflow, target, **static
         else:
             counts = {name: static[name] for name in ("images", "judges", "passes", "steps")}
             assets = {"pattern": perturbation(*given, **counts)}
+        assets["figures"] = {"surrogate_accuracy": accuracy(net, weights, held)}
         if static["ascent_steps"] == 0:
             return assets
         return assets | hardened(net, weights, data, rows, floats, static["ascent_steps"])

@@ -15,7 +15,7 @@ from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, row_key, sa
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.poison import roles
-from bdjax.train import RECIPE
+from bdjax.recipes import VICTIM
 from bdjax.types import (
     Array,
     Attack,
@@ -42,6 +42,7 @@ CARD = Card(
     needs=("clean",),
     changes="pixels and labels of some rows of every batch, and the augmentation",
     smallest=8,
+    bar={"cross/acc": 0.97},  # the least of the authors' data sets: 76.74 of 78.99 on CelebA
     settings={
         "strength": Setting(0.5, "mean displacement along each axis, in half pixels", low=0.0),
         "points": Setting(4, "control points along each side", low=2),
@@ -49,7 +50,7 @@ CARD = Card(
     }
     | batches.BATCHES
     | {"storage": STORAGE, "goal": GOAL, "target": TARGET}
-    | RECIPE,
+    | VICTIM,
     presets={
         "paper": {},
         "benchmark": {
@@ -107,6 +108,10 @@ def make(net, shape, classes, points, storage, goal, target, **training) -> Atta
         noise = jax.random.uniform(row_key(trigger["key"], row), (height, width, 2), real(), -1, 1)
         return stored(warp.sample(image, places(trigger, height, width, noise)), storage)
 
+    def cross(assets, trigger, image, row, other):
+        del other
+        return cover(assets, trigger, image, row)
+
     shared = dirty_label("wanet", classes, target=target, goal=goal, sources="any", trigger=trigger)
 
     def init(key, assets, settings, label, priority, count) -> Poison:
@@ -115,7 +120,7 @@ def make(net, shape, classes, points, storage, goal, target, **training) -> Atta
         return poison.replace(role=roles(priority, everything(label), count, covered))
 
     train = (_training(net, shape, shared["goal"], **training),)
-    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cover, train=train, **(shared | {"init": init}))
+    return Attack(stamp=stamp, query=stamp, cover=cover, cross=cross, train=train, **(shared | {"init": init}))
 
 
 def _training(net: Net, shape, goal, rounding, augmentation, crop, flip, interpolation, fill, **recipe) -> Procedure:

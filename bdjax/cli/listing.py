@@ -46,6 +46,8 @@ def _show(name: str, card: Card) -> None:
     print(f"{name}  {card.title} ({card.year}), {card.kind}" + ("  [oracle]" if card.oracle else ""))
     if len(card.presets) > 1:
         print(f"    preset={next(iter(card.presets))} ({', '.join(card.presets)})")
+    for figure, least in card.bar.items():
+        print(f"    must reach {figure.replace('_', ' ')} of {least:g}")
     for setting, about in card.settings.items():
         default = f"{about.default:.6g}" if isinstance(about.default, float) else str(about.default).lower()
         unit = f" {about.unit}" if about.unit else ""

@@ -7,7 +7,7 @@ Min, Qin, Zhang, Shen, Cheng, Uncovering, Explaining, and Mitigating the Superfi
 import jax
 import jax.numpy as jnp
 
-from bdjax import train
+from bdjax import recipes, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Array, Batch, Given, Source
 
@@ -22,7 +22,7 @@ CARD = Card(
     stage="post-training",
     needs=("clean", "victim", "triggered"),
     changes="all weights",
-    settings=train.RECIPE
+    settings=recipes.RECIPE
     | {
         "epochs": Setting(30, "passes over the clean rows", "epochs", low=1),
         "weight_decay": Setting(0.0, "coupled L2 on every parameter, those of BatchNorm included", low=0.0),

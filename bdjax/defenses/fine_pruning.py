@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bdjax import sources, train
+from bdjax import recipes, sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.pruning import once
@@ -40,7 +40,7 @@ CARD = Card(
         "spare_last": Setting(False, "leave out the last of the channels that are to be pruned"),
         "rollback": Setting(True, "undo the pruning that cost too much accuracy"),
     }
-    | train.RECIPE
+    | recipes.RECIPE
     | {"batch": Setting(256, "rows a step; the whole clean set where that is smaller", "rows", low=1)},
     presets={
         "paper": {},

@@ -7,7 +7,7 @@ victim's, and after every step W is brought back to the norm of W', without whic
 
 import jax.numpy as jnp
 
-from bdjax import train
+from bdjax import recipes, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import ft, heads
 
@@ -22,7 +22,7 @@ CARD = Card(
     stage="post-training",
     needs=("clean", "victim"),
     changes="all weights; the head begins anew",
-    settings=train.RECIPE
+    settings=recipes.RECIPE
     | {
         "epochs": Setting(10, "passes over the clean rows; 15 for GTSRB, CIFAR-100 and Tiny ImageNet", "epochs", low=1),
         "learning_rate": Setting(0.01, "at the start; 0.001 for CIFAR-100 and Tiny ImageNet", low=0.0),

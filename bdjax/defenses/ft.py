@@ -12,13 +12,13 @@ arXiv:2310.01875, where the head is the last linear layer:
 
 import jax
 
-from bdjax import train
+from bdjax import recipes, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.keys import stream
 from bdjax.types import Net, Procedure, PyTree
 
-SETTINGS = train.RECIPE | {
+SETTINGS = recipes.RECIPE | {
     "batch": Setting(256, "rows a step; the whole clean set where that is smaller", "rows", low=1),
     "smoothing": Setting(0.0, "label smoothing: this share is spread over the other classes", low=0.0, high=0.999),
 }

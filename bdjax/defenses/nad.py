@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import optimizers, recipes, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.attention import distance, resolved
@@ -175,7 +175,7 @@ def make(net, shape, classes, *, teacher_epochs, epochs, drop_every, teacher_per
         return 0.1 ** (epoch // drop_every) if drop_every else 1.0
 
     def cosine(epoch: Array):
-        return train.rate(epoch, 1, teacher_epochs, "epoch", teacher_period)
+        return recipes.rate(epoch, 1, teacher_epochs, "epoch", teacher_period)
 
     def plain(weights, teacher, image, batch, given):
         del teacher, given

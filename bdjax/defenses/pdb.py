@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import sources, train, warp
+from bdjax import recipes, sources, train, warp
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
@@ -27,7 +27,7 @@ CARD = Card(
     needs=("train", "clean"),
     changes="training rows are added; at inference images are stamped and logits permuted",
     smallest=2,
-    settings=train.RECIPE
+    settings=recipes.RECIPE
     | {
         "batch": Setting(256, "rows a step; the whole source where that is smaller", "rows", low=1),
         "drop_last": Setting(True, "leave out the rows that do not fill a batch"),

@@ -28,7 +28,7 @@ PRECISION = Setting(
     choices=("float", "bfloat16"),
 )
 NO_EDIT: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
-WITH_PARAMETERS = ("conv", "norm", "linear")
+WITH_PARAMETERS = ("conv", "norm", "linear", "whiten")
 
 
 class Pass:
@@ -72,21 +72,32 @@ class Pass:
 
 
 class Conv(nn.Module):
-    """A square convolution without bias, with as much zero padding on every side as given."""
+    """A square convolution without bias, with as much zero padding on every side as given.
+
+    identity: whether it begins as one that hands its input channels on, in as many of its output channels.
+    """
 
     features: int
     size: int = 3
     stride: int = 1
     padding: int = 1
+    identity: bool = False
 
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, height, width, channels)."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", run.uniform, shape, math.prod(shape[:-1]))
+        kernel = self.param("kernel", self._drawn, run, shape)
         padding = ((self.padding, self.padding),) * 2
         x, kernel = x.astype(run.working), kernel.astype(run.working)
         return run.tap(self.path, "conv", convolve(x, kernel, (self.stride, self.stride), padding))
+
+    def _drawn(self, key, run: Pass, shape: tuple[int, ...]) -> Array:
+        kernel, middle = run.uniform(key, shape, math.prod(shape[:-1])), self.size // 2
+        if not self.identity:
+            return kernel
+        kept = jnp.arange(min(shape[2:]))
+        return kernel.at[..., kept].set(0).at[middle, middle, kept, kept].set(1)
 
 
 class BatchNorm(nn.Module):
@@ -179,7 +190,8 @@ def normalize(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 
 def halved(x: Array) -> Array:
-    """The largest of every 2x2 pixels."""
+    """The largest of every 2x2 pixels; a last odd row or column is left out."""
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     # Pairs are compared, for a maximum over an axis finds its gradient by asking which values equal it; computed anew
     # and rounded otherwise, as fused programs do, none may.
     x = jnp.maximum(x[:, ::2], x[:, 1::2])

@@ -16,6 +16,7 @@ from bdjax.io.files import write_atomically
 from bdjax.report import sections, wording
 from bdjax.report.headline import headline, remarks, title
 from bdjax.report.pictures import pictures
+from bdjax.report.statistics import crossed
 from bdjax.report.tables import largest, paired, pairs, table
 
 _HERE = Path(__file__).parent
@@ -106,7 +107,10 @@ def _origin(results: xarray.Dataset, samples: dict | None, cards) -> dict:
         "script": Markup(script),
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "facts": sections.facts(results),
-        "pictures": {name: pictures(*pair) for name, pair in (samples or {}).items()},
+        "pictures": {
+            name: pictures(clean, triggered, figures | crossed(results, name))
+            for name, (clean, triggered, figures) in (samples or {}).items()
+        },
         "cards": list(cards),
         "bars": {card.name: card.bar for card in cards},
         "origin": sections.origin(results),

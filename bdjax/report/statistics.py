@@ -41,6 +41,15 @@ class Estimate(NamedTuple):
     values: tuple[float, ...]  # in the order of the seeds, without those that do not count
 
 
+def crossed(results: xarray.Dataset, attack: str) -> dict[str, float]:
+    """Cross accuracy by ACC of an attack's undefended victims at its largest ratio, as `cross/acc`; {} without any."""
+    if "cross" not in results or "none" not in results.defense:
+        return {}
+    one = results[["cross", "acc"]].sel(attack=attack, defense="none")
+    found = (one.cross / one.acc).mean("seed").where(one.ratio > 0).dropna("ratio")
+    return {"cross/acc": float(found[-1])} if found.size else {}
+
+
 @cache
 def quantile(count: int) -> float:
     """The two-sided 95% quantile of Student's distribution for the mean of `count` values."""

@@ -3,7 +3,7 @@
 Zhu, Zhang, Wei, Shen, Fan, Wu, Boosting Backdoor Attack with a Learnable Poisoning Sample Selection Strategy, 2023,
 https://arxiv.org/abs/2307.07328: min over the weights, max over a mask of `count` rows, of the loss on clean rows and
 on the masked rows' stamped copies. The loss is linear in the mask, so the inner maximum takes the rows of largest loss:
-of every class the same number, the paper's constraint, or without it wherever they are.
+of every class the same number, or without that constraint wherever they are.
 """
 
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ CARD = Card(
     },
     departures=(
         "only the paper's abstract and its reviews could be read, and no code is public: rounds, epochs, batch, rates, "
-        "their drops and what becomes of the originals in the search are assumed",
+        "their drops, what becomes of the originals in the search and that the constraint, of which reviews speak, is "
+        "one of classes are assumed",
         "a round goes on with the weights of the round before and with new momentum, which is assumed",
         "the search's model is of the victim's architecture, and augmentation is the dataset's own",
         "where the number of rows is no multiple of that of classes, those with the hardest next row give one more",
