@@ -23,27 +23,36 @@ from bdjax.work import Work
 CELLS, STEPS = 4, 4
 """Cells and steps of the measurement."""
 
+MARGIN = 0.1
+"""The share of the time that another candidate must save to be taken before the first; less may be chance, and the same
+candidate gives the same bits on another day."""
+
 
 def candidates() -> tuple[tuple[str, str], ...]:
-    """Drivers and forms of convolution that are worth measuring on this backend."""
-    if jax.default_backend() == "cpu":
-        return ("map", "suited"), ("vmap", "suited"), ("vmap", "patches")
+    """Drivers and forms of convolution that are worth measuring here, the usual ones first; several devices share."""
+    cpu = jax.default_backend() == "cpu"
+    if jax.local_device_count() > 1:
+        return tuple(("shard", form) for form in (("suited", "mapped") if cpu else ("grouped", "patches")))
+    if cpu:
+        return ("map", "suited"), ("map", "mapped"), ("vmap", "suited")
     return ("vmap", "grouped"), ("vmap", "patches"), ("vmap", "mapped"), ("map", "grouped")
 
 
 def choose(work: Work, shared: Shared) -> tuple[str, str]:
     """The study's driver and form of convolution.
 
-    Under `auto` that is cells over this process's devices where there are several, else the fastest of `candidates`; a
-    driver that is asked for has the usual form.
+    Under `auto` that is the `best` of `candidates`; a driver that is asked for has the usual form.
     """
-    asked = work.study.driver
-    if asked == "auto" and jax.local_device_count() > 1:
-        asked = "shard"
-    if asked != "auto":
-        return asked, convolution.usual()
+    if work.study.driver != "auto":
+        return work.study.driver, convolution.usual()
     seconds = measured(work, shared)
-    return tuple(min(seconds, key=seconds.get).split()) if seconds else ("map", convolution.usual())
+    return tuple(best(seconds).split()) if seconds else candidates()[0]
+
+
+def best(seconds: dict[str, float]) -> str:
+    """The fastest of what was measured, or the first where none saves MARGIN."""
+    first, fastest = next(iter(seconds)), min(seconds, key=seconds.get)
+    return fastest if seconds[fastest] < (1 - MARGIN) * seconds[first] else first
 
 
 def measured(work: Work, shared: Shared) -> dict[str, float]:
@@ -56,6 +65,7 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "device": device.device_kind,
         "jax": jax.__version__,
         "cores": os.cpu_count(),
+        "devices": jax.local_device_count(),
         "model": work.model.identity(),
         "shape": work.dataset.shape,
         "recipe": dict(work.recipe.spec.static),
@@ -95,7 +105,7 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
 def _seconds(work: Work, shared: Shared, how: str, form: str) -> float | None:
     with convolution.using(form):
         state, advance, program = prepared(work, shared, how, CELLS)
-    if program.bytes > memory.budget(work.study.memory):
+    if program.bytes > memory.budget(work.study.memory, jax.local_device_count() if how == "shard" else 1):
         return None
     times = []
     for index in range(3):

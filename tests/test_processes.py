@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -68,3 +69,24 @@ def test_two_processes_of_two_devices_in_a_cluster_share_the_study(alone, data, 
     counts = [trained(process) for process in both]
     assert sum(counts) == 16
     same(alone, tmp_path)
+
+
+def test_the_others_do_what_a_killed_process_leaves(alone, data, tmp_path):
+    """One of two processes of two devices each is killed in the middle of its second chunk."""
+    other = started(data, tmp_path, devices=2, cells=2)
+    assert other.stdout.readline() == "advanced\n"
+    other.send_signal(signal.SIGSTOP)  # with its claim, until the one to be killed has come as far
+    killed = started(data, tmp_path, devices=2, cells=2, checkpoint=0.0)
+    while not (line := killed.stdout.readline()).startswith("trained"):
+        assert line == "advanced\n"
+    assert [killed.stdout.readline() for _ in range(3)] == ["advanced\n"] * 3
+    killed.kill()
+    rest = killed.communicate()[0].splitlines()
+    assert killed.returncode == -signal.SIGKILL and set(rest) <= {"advanced"}
+    assert any(path.read_text().startswith(f"{killed.pid} ") for path in tmp_path.glob("claims/*.writer"))
+    assert list(tmp_path.glob("checkpoints/*"))
+    other.send_signal(signal.SIGCONT)
+    assert trained(other) == 16 - 2
+    same(alone, tmp_path)
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["lock"]
+    assert not list(tmp_path.glob("checkpoints/*"))

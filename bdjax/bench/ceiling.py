@@ -1,13 +1,42 @@
-"""What the machine could do: floating-point operations a second of a large matrix product, and what a model needs."""
+"""What a machine could do: operations a second of a large matrix product, and what a training step asks of it.
+
+A step's time is predicted as by Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", Communications of the ACM, 2009, https://doi.org/10.1145/1498765.1498785, one product or pass
+over an activation after the other: each takes its operations at the machine's peak or its bytes at the memory's rate,
+whichever takes longer.
+"""
 
 import math
 import statistics
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 
+from bdjax.models import convolution
 from bdjax.types import Net, real
+
+
+class Machine(NamedTuple):
+    """An accelerator in bfloat16."""
+
+    name: str
+    operations: float  # a second, of a large matrix product
+    bytes: float  # a second, from and to its memory
+
+
+H200 = Machine("H200", 790e12, 4.3e12)
+"""As measured once with matrix products and copies, not by `bdjax bench`."""
+
+PASSES = {"norm": 8, "add": 6}
+"""How often an activation crosses the memory for a layer of a kind, both ways; rectifiers are fused with what is
+beside them. Normalisation reads its input twice and writes once; its gradient reads input and cotangent twice and
+writes once. A sum reads two and writes one, and so does that of two gradients."""
+
+UPDATE = 5 * 4
+"""Bytes a parameter: float32 gradient, weight and momentum are read, the two latter written."""
 
 
 def measured(precision: str, rounds: int = 5) -> float:
@@ -24,19 +53,49 @@ def measured(precision: str, rounds: int = 5) -> float:
     return 2 * size**3 / statistics.median(times[1:])
 
 
-def operations(net: Net, shape: tuple[int, int, int]) -> int:
-    """Operations of one image's pass through the products of a network: convolutions and linear layers, forward.
+class Kernel(NamedTuple):
+    """What one product, or one layer that is not fused with a product, asks of the machine in a step."""
 
-    A training step needs three times as many, for there are two gradients of the same size.
+    operations: int
+    bytes: int
+
+
+def kernels(net: Net, shape: tuple[int, int, int], batch: int) -> list[Kernel]:
+    """A training step of one model in bfloat16 with float32 weights, from its layers.
+
+    Every convolution and linear layer is three products of the same size, forward and two gradients; the image's own
+    gradient, which no step takes, is counted.
     """
     weights = jax.eval_shape(net.init, jax.random.key(0))
-    taps = jax.eval_shape(net.apply, weights, jax.ShapeDtypeStruct((1, *shape), real()))[2]
-    total = 0
-    for layer in net.layers:
-        if layer.kind in ("conv", "linear"):
-            place = weights.params
-            for name in layer.path:
-                place = place[name]
-            places = math.prod(taps[layer.tap].shape[1:-1])
-            total += 2 * places * place["kernel"].size
-    return total
+    image = jax.ShapeDtypeStruct((batch, *shape), real())
+    with convolution.using("grouped"):
+        traced, out = jax.make_jaxpr(net.apply, return_shape=True)(weights, image)
+    layers = [Kernel(0, 2 * PASSES.get(layer.kind, 0) * out[2][layer.tap].size) for layer in net.layers]
+    update = Kernel(0, UPDATE * sum(leaf.size for leaf in jax.tree.leaves(weights.params)))
+    return [*3 * _products(traced.jaxpr), *layers, update]
+
+
+def _products(jaxpr) -> list[Kernel]:
+    """The convolutions and matrix products of a traced program, nested ones included."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            found.append(_product(equation))
+        for inner in jaxprs_in_params(equation.params):
+            found += _products(inner)
+    return found
+
+
+def _product(equation) -> Kernel:
+    first, second = (variable.aval.shape for variable in equation.invars)
+    (out,) = (variable.aval.shape for variable in equation.outvars)
+    if equation.primitive.name == "dot_general":
+        inner = math.prod(first[axis] for axis in equation.params["dimension_numbers"][0][0])
+    else:
+        inner = math.prod(second[axis] for axis in equation.params["dimension_numbers"].rhs_spec[1:])
+    return Kernel(2 * math.prod(out) * inner, 2 * sum(map(math.prod, (first, second, out))))
+
+
+def seconds(asked: list[Kernel], machine: Machine) -> float:
+    """The least time that a step takes on a machine, kernels one after the other."""
+    return sum(max(one.operations / machine.operations, one.bytes / machine.bytes) for one in asked)

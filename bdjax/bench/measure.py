@@ -53,14 +53,15 @@ def measure(
         rounds: timed calls of each case, in turn; one more, the first, is not counted.
 
     Returns:
-        What was measured, where and when, and `rows`, one a case: milliseconds a step a cell (median, low, high),
-        images a second over all cells, share of the measured ceiling of matrix products in the same type, seconds of
-        compiling, bytes, and the median over that of the first number of cells of the same driver and form.
+        What was measured, where and when; `rows`, one a case: milliseconds a step a cell (median, low, high), images a
+        second over all cells, share of the measured ceiling of matrix products in the same type, seconds of compiling,
+        bytes, and the median over that of the first number of cells of the same driver and form; and `needs`, one a
+        model: what a step of one cell asks of an accelerator, and what the fastest known here would make of it.
 
     Raises:
         InvalidInput: as a study of these would.
     """
-    rows, head = [], {}
+    rows, needs, head = [], [], {}
     for model in models:
         work = resolve(Study(dataset=dataset, model=model, recipe=recipe))
         head = head or _head(work)
@@ -68,8 +69,10 @@ def measure(
         cases = [_ours(work, *side, count) for side in sides for count in cells]
         cases += _theirs(work)
         peak = ceiling.measured(work.model.static.get("precision", "float"))
-        rows += _rows(cases, work, peak, steps, rounds)
-    return head | {"steps": steps, "rounds": rounds, "rows": rows}
+        asked = ceiling.kernels(work.net, work.dataset.shape, work.recipe.spec.static["batch"])
+        rows += _rows(cases, sum(kernel.operations for kernel in asked), peak, steps, rounds)
+        needs.append(_needs(work, asked, ceiling.H200))
+    return head | {"steps": steps, "rounds": rounds, "rows": rows, "needs": needs}
 
 
 def _head(work: Work) -> dict[str, Any]:
@@ -113,7 +116,19 @@ def _theirs(work: Work) -> list[Case]:
     return [Case(work.study.model, f"PyTorch {name}", 1, *rest) for name, *rest in pytorch.cases(work)]
 
 
-def _rows(cases: list[Case], work: Work, peak: float, steps: int, rounds: int) -> list[dict[str, Any]]:
+def _needs(work: Work, asked: list[ceiling.Kernel], machine: ceiling.Machine) -> dict[str, Any]:
+    rate = work.recipe.spec.static["batch"] / ceiling.seconds(asked, machine)
+    return {
+        "model": work.study.model,
+        "operations": sum(kernel.operations for kernel in asked),
+        "bytes": sum(kernel.bytes for kernel in asked),
+        "machine": machine.name,
+        "images_per_second": rate,
+        "victims_an_hour": 3600 * rate / work.recipe.stages[0].epochs / work.dataset.train.label.size,
+    }
+
+
+def _rows(cases: list[Case], operations: int, peak: float, steps: int, rounds: int) -> list[dict[str, Any]]:
     times: list[list[float]] = [[] for _ in cases]
     for _ in range(rounds + 1):
         for found, case in zip(times, cases, strict=True):
@@ -135,7 +150,7 @@ def _rows(cases: list[Case], work: Work, peak: float, steps: int, rounds: int) -
                 "high": max(found[1:]),
                 "against_first": median / first.setdefault(case.side, median),
                 "images_per_second": rate,
-                "share": rate * 3 * ceiling.operations(work.net, work.dataset.shape) / peak,
+                "share": rate * operations / case.batch / peak,
                 "compile_seconds": case.compile_seconds,
                 "bytes": case.bytes,
             }

@@ -78,13 +78,13 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 def _show(found: dict[str, Any]) -> None:
     from bdjax.report.wording import size
 
-    head = {name: value for name, value in found.items() if name not in ("rows", "memory", "image")}
+    head = {name: value for name, value in found.items() if name not in ("rows", "needs", "memory", "image")}
     print(", ".join(f"{name} {value}" for name, value in head.items()))
-    model = None
+    needs, model = iter(found["needs"]), None
     for row in found["rows"]:
         if row["model"] != model:
             model = row["model"]
-            print(f"\n{model}")
+            print(f"\n{model}: {_needed(next(needs))}")
             names = ("cells", "ms a step a cell", "against first", "images/s", "of peak", "compile s", "memory")
             print(f"{'':16}" + "".join(f"{name:>{width}}" for name, width in zip(names, WIDTHS, strict=True)))
         shown = (
@@ -97,6 +97,14 @@ def _show(found: dict[str, Any]) -> None:
             "–" if row["bytes"] is None else size(row["bytes"]),
         )
         print(f"{row['side']:16}" + "".join(f"{text:>{width}}" for text, width in zip(shown, WIDTHS, strict=True)))
+
+
+def _needed(needs: dict[str, Any]) -> str:
+    from bdjax.report.wording import size
+
+    asked = f"{needs['operations'] / 1e9:.3g} GFLOP and {size(needs['bytes'])} a step in bfloat16"
+    rate, hourly = (float(f"{needs[name]:.3g}") for name in ("images_per_second", "victims_an_hour"))
+    return f"{asked}, so one {needs['machine']} makes at most {rate:,.0f} images/s, {hourly:,.0f} models an hour"
 
 
 WIDTHS = (6, 26, 14, 10, 9, 11, 10)

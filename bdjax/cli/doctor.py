@@ -82,18 +82,15 @@ def _datasets() -> None:
 
 
 def _drivers() -> None:
-    import jax
-
+    from bdjax import drivers
     from bdjax.io.cache import home
     from bdjax.io.store import read_json
 
     print("drivers")
-    if jax.local_device_count() > 1:
-        print("  shard: there are several devices")
     known = read_json(home() / "drivers.json") or {}
     for entry in known.values():
         times = ", ".join(f"{how} {seconds * 1e3:.2f} ms" for how, seconds in entry["seconds"].items())
-        best = min(entry["seconds"], key=entry["seconds"].get)
+        best = drivers.best(entry["seconds"])
         shape = "x".join(map(str, entry["shape"]))
         model = entry["model"]["name"]
         print(f"  {best} for {model} on {shape} images ({entry['device']}): {times} a step a cell")
