@@ -10,8 +10,11 @@ from bdjax.errors import InvalidInput
 ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
 
-NEEDS = ORACLE | {"train", "clean", "valid", "victim", "covariance"}
-"""Fields of Given; and `covariance`, which a network may need of a dataset."""
+NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
+"""Fields of Given, which a method may need."""
+
+OF_DATASET = frozenset({"covariance"})
+"""What a network may need of a dataset beside mean and deviation."""
 
 LARGEST = 2**31 - 1
 """The largest whole number that reaches a program."""
@@ -82,7 +85,7 @@ class Card:
     version: int  # raised when what it computes changes, so that stored results are made anew
     kind: str  # e.g. "dirty-label, static"; "fine-tuning"; "convolutional network"
     stage: str = ""  # pre-training, in-training, post-training, inference; for an attack: data or training
-    needs: tuple[str, ...] = ()  # of NEEDS
+    needs: tuple[str, ...] = ()  # of NEEDS; of OF_DATASET for a network
     more_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "setting=value" -> further ones
     changes: str = ""  # what of the data or the model it changes
     smallest: int = 1  # pixels: the smallest height and width that it works on
@@ -92,7 +95,7 @@ class Card:
     departures: tuple[str, ...] = ()  # from the paper, each said as one
 
     def __post_init__(self) -> None:
-        unknown = set(self.needs).union(*self.more_needs.values()) - NEEDS
+        unknown = set(self.needs).union(*self.more_needs.values()) - NEEDS - OF_DATASET
         if unknown:
             raise ValueError(f"card {self.name}: unknown needs {sorted(unknown)}")
         for preset, values in self.presets.items():

@@ -119,15 +119,11 @@ def test_who_trains_follows_the_recipe_s_preset(tmp_path):
     assert attack.static["crop"] == 2  # which suits digits and is no part of a recipe
 
 
-def test_the_speed_recipe_learns_digits_and_their_backdoor(tmp_path):
-    """88 steps of the network made for it: over two seeds ACC above 0.9 and ASR above 0.8."""
+def test_the_speed_recipe_learns_digits_and_their_backdoor():
+    """66 steps of the network made for it, width 4: ACC above 0.6, where chance is 0.1, and ASR above 0.6."""
     with jax.enable_x64(False):
-        study = bdjax.Study(
-            model="airbench:width=8",
-            ratios=(0.1,),
-            seeds=(0, 1),
-            recipe="preset=speed,batch=128,epochs=8",
-            driver="map",
+        recipe = "preset=speed,batch=128,epochs=6"
+        results = bdjax.run(
+            bdjax.Study(model="airbench:width=4", ratios=(0.1,), seeds=(0,), recipe=recipe, driver="map")
         )
-        results = bdjax.run(study)
-    assert float(results.acc.mean()) > 0.9 and float(results.asr.mean()) > 0.8
+    assert float(results.acc.mean()) > 0.6 and float(results.asr.mean()) > 0.6

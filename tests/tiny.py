@@ -57,6 +57,12 @@ def study(folder: Path, **changes) -> Study:
     return Study(**fields | changes)
 
 
+def network(name: str, shape, classes: int, mean, std, **static) -> Net:
+    """A registered network; one that needs the covariance of pixels has them independent."""
+    more = {"covariance": np.eye(4 * shape[-1])} if "covariance" in MODELS[name].card.needs else {}
+    return MODELS[name].make(shape, classes, mean, std, **more, **static)
+
+
 def _linear(shape, classes, mean, std) -> Net:
     """One linear layer: what the engine does with a network shows on it as well, and it compiles in no time."""
     size = int(np.prod(shape))

@@ -44,10 +44,11 @@ def make(net, shape, classes, *, mirror, shift, border, **recipe):
     """Plain training from a new initialisation on the training set as it is."""
     del shape, classes
 
+    crop = ({"shift": shift} if shift else {}) | ({} if border == "black" else {"border": border})
+
     def augment(key, rows, epoch, given):
-        changed = {"shift": shift} if shift else {}
-        turned = (rows.row + epoch) % 2 == 1 if mirror == "alternating" else None
-        return given.augment(key, rows.image, **changed, border=border, turned=turned)
+        turned = {"turned": (rows.row + epoch) % 2 == 1} if mirror == "alternating" else {}
+        return given.augment(key, rows.image, **crop, **turned)
 
     return (train.supervised(net, lambda given: given.train, fresh=True, augment=augment, **recipe),)
 
