@@ -213,7 +213,8 @@ def _score(context: Context, group: Group, jobs: list[Job], cells: Cell, shared:
     with np.errstate(invalid="ignore"):  # where no image counts there is no ASR
         rates = {name: np.asarray(value) for name, value in metrics.rates(sums).items()}
     rows = {"address": [job.address for job in jobs], "overlap": overlap.astype(float)} | rates
-    samples.keep(context.store, group.scene, [job.attack for job in jobs], cells, shared)
+    texts, counts = [job.attack for job in jobs], [job.count for job in jobs]
+    samples.keep(context.store, group.scene, texts, counts, cells, shared)
     results.write_shard(context.store.folder, "score", rows)
     context.progress.scored(group.label, float(np.mean(rates["acc"])), float(np.mean(rates["asr"])))
 

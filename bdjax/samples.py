@@ -29,16 +29,22 @@ class Sample(NamedTuple):
     figures: dict[str, float]  # of trained parts; {} where there are none
 
 
-def keep(store: Store, scene: Scene, texts: list[str], cells: Cell, shared: Shared) -> None:
-    """Store the pictures of each attack among `texts`, one a cell, that has none yet, as its first cell sees it."""
+def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells: Cell, shared: Shared) -> None:
+    """Store the pictures of each attack among `texts`, one a cell, as its most poisoned cell sees it.
+
+    counts: the poisoned rows of each cell, for a trigger that is learned with the victim is nothing where there are
+    none. What is stored of a cell with as many is left.
+    """
     for text in dict.fromkeys(texts):
         path = store.folder / "samples" / f"{address(text)}.safetensors"
-        if path.exists():
+        count, place = max((count, -place) for place, count in enumerate(counts) if texts[place] == text)
+        if path.exists() and int(load_tree(path)[1]["count"]) >= count:
             continue
-        clean, triggered = jax.device_get(_pictures(scene, sweep.pick(cells, texts.index(text)), shared))
+        clean, triggered = jax.device_get(_pictures(scene, sweep.pick(cells, -place), shared))
         found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
         figures = json.dumps({name: float(value) for name, value in found.items()})
-        save_tree(path, {"clean": clean, "triggered": triggered}, {"attack": text, "figures": figures})
+        about = {"attack": text, "count": str(count), "figures": figures}
+        save_tree(path, {"clean": clean, "triggered": triggered}, about)
 
 
 def _pictures(scene: Scene, cell: Cell, shared: Shared):
