@@ -100,6 +100,11 @@ def _figures(results: xarray.Dataset, curves: xarray.Dataset | None) -> dict:
     }
 
 
+def _shown(results: xarray.Dataset, samples: dict) -> dict:
+    found = {name: samples[name] for name in results["attack"].values.tolist() if name in samples}
+    return {name: pictures(*pair, figures | crossed(results, name)) for name, (*pair, figures) in found.items()}
+
+
 def _origin(results: xarray.Dataset, samples: dict | None, cards) -> dict:
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return {
@@ -107,10 +112,7 @@ def _origin(results: xarray.Dataset, samples: dict | None, cards) -> dict:
         "script": Markup(script),
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "facts": sections.facts(results),
-        "pictures": {
-            name: pictures(clean, triggered, figures | crossed(results, name))
-            for name, (clean, triggered, figures) in (samples or {}).items()
-        },
+        "pictures": _shown(results, samples or {}),
         "cards": list(cards),
         "bars": {card.name: card.bar for card in cards},
         "origin": sections.origin(results),
