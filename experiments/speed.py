@@ -19,19 +19,10 @@ from bdjax.report import table
 from bdjax.report.wording import whole
 from experiments.subset import subset
 
-FIELD = "learning_rate=0.1"
+FIELD = {f"field-{epochs}": f"learning_rate=0.1,epochs={epochs}" for epochs in (10, 40)}
 RECIPES = {
-    "cpu": {
-        "speed": "preset=speed,batch=256",
-        "field-10": f"{FIELD},epochs=10",
-        "field-40": f"{FIELD},epochs=40",
-    },
-    "gpu": {
-        "speed": "preset=speed",
-        "field-10": f"{FIELD},epochs=10",
-        "field-40": f"{FIELD},epochs=40",
-        "field-100": "",
-    },
+    "cpu": {"speed": "preset=speed,batch=256"} | FIELD,
+    "gpu": {"speed": "preset=speed"} | FIELD | {"field-100": ""},
 }
 """By name; with 10,000 images a batch of 1,024 would leave 90 steps, so `cpu` takes a quarter of it."""
 
