@@ -37,6 +37,7 @@ CHANGED = {
         "lira": "joint_epochs=20",
     },
     "cpu": {"input_aware": "width=16", "lira": "joint_epochs=20"},
+    "gtsrb": {"wanet": "strength=1"},
     "gpu": {},
 }
 """What a size changes of attacks' own settings; on 16 pixels wanet's displacement, in half pixels, among them."""
@@ -48,6 +49,12 @@ COMMON = {
         "recipe": "epochs=40,batch=64,learning_rate=0.1",
         "driver": "map",
     },
+    "gtsrb": {
+        "model": "small_cnn:width=32,stem_stride=2",
+        "recipe": "epochs=24,batch=64,learning_rate=0.1,schedule=step",
+        "driver": "map",
+        "ratios": (0.1,),
+    },
     "gpu": {"model": "preact_resnet18"},
 }
 
@@ -57,8 +64,8 @@ def study(folder: str, size: str, names) -> bdjax.Study:
     ratios = [f"{name}={ratio}" for name, most in MOST.items() for ratio in (*RATIOS[:-1], most) if name in names]
     changed = CHANGED[size]
     attacks = tuple(f"{name}:{changed[name]}" if name in changed else name for name in names)
-    fields = {"dataset": folder} | COMMON[size]
-    return bdjax.Study(attacks=attacks, ratios=(*RATIOS, *ratios), seeds=range(3), **fields)
+    fields = {"dataset": folder, "ratios": (*RATIOS, *ratios)} | COMMON[size]
+    return bdjax.Study(attacks=attacks, seeds=range(3), **fields)
 
 
 def success(results) -> str:
@@ -103,7 +110,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=list(bdjax.ATTACKS), choices=list(bdjax.ATTACKS))
     given = parser.parse_args()
     if (given.folder is None) != (given.size == "digits"):
-        parser.error("--folder is for the sizes cpu and gpu, and needed there")
+        parser.error("--folder is for all sizes but digits, and needed there")
     folder = subset(given.folder, given.out / "images", 1000, 100) if given.size == "cpu" else given.folder
     out = given.out / given.size
     conduct(study(str(folder), given.size, given.attacks), out)

@@ -279,10 +279,10 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_really_full(alone, data, small_disk, tmp_path):
     out = small_disk / "out"
     with pytest.raises(Exception, match="No space left"):
-        bdjax.run(tiny.study(data, **STUDY), out)
+        bdjax.run(tiny.study(data, **STUDY, driver="shard"), out)
     kept = tiny.files(out, "models", "results")
     moved = Path(shutil.copytree(out, tmp_path / "larger"))
     assert {name: held[0] for name, held in tiny.files(moved, "models", "results").items()} == {
         name: held[0] for name, held in kept.items()
     }
-    same((bdjax.run(tiny.study(data, **STUDY), moved), moved), alone)
+    same((bdjax.run(tiny.study(data, **STUDY, driver="shard"), moved), moved), alone)
