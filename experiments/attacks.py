@@ -24,7 +24,7 @@ from bdjax.stealth import stealth
 from experiments.changes import changes
 from experiments.subset import subset
 
-RATIOS = (0.0, 0.01, 0.05, 0.1)
+RATIOS = dict.fromkeys(("digits", "cpu", "gpu"), (0.0, 0.01, 0.05, 0.1)) | dict.fromkeys(("long", "gtsrb"), (0.1,))
 MOST = dict.fromkeys(("sig", "label_consistent", "ctrl", "refool", "tuap", "tact"), 0.08)
 """The largest ratio of attacks that poison one class alone, which is a tenth of the images."""
 
@@ -37,13 +37,15 @@ CHANGED = {
         "lira": "joint_epochs=20",
     },
     "cpu": {"input_aware": "width=16", "lira": "joint_epochs=20"},
-    "gtsrb": {"wanet": "strength=1"},
+    "gtsrb": {},
     "gpu": {},
 }
+CHANGED["long"] = CHANGED["digits"] | {"refool": "preset=benchmark"}
 """What a size changes of attacks' own settings; on 16 pixels wanet's displacement, in half pixels, among them."""
 
 COMMON = {
     "digits": {"dataset": "digits", "driver": "map"},
+    "long": {"dataset": "digits", "model": "small_cnn:width=32", "recipe": "epochs=100", "driver": "map"},
     "cpu": {
         "model": "small_cnn:width=16,stem_stride=2",
         "recipe": "epochs=40,batch=64,learning_rate=0.1",
@@ -53,19 +55,19 @@ COMMON = {
         "model": "small_cnn:width=32,stem_stride=2",
         "recipe": "epochs=24,batch=64,learning_rate=0.1,schedule=step",
         "driver": "map",
-        "ratios": (0.1,),
     },
     "gpu": {"model": "preact_resnet18"},
 }
 
 
 def study(folder: str, size: str, names) -> bdjax.Study:
-    """Victims of the attacks `names`; folder: of the images, where the size is not `digits`."""
-    ratios = [f"{name}={ratio}" for name, most in MOST.items() for ratio in (*RATIOS[:-1], most) if name in names]
+    """Victims of the attacks `names`; folder: of the images, where the size needs one."""
+    levels = RATIOS[size]
+    ratios = [f"{name}={ratio}" for name, most in MOST.items() for ratio in (*levels[:-1], most) if name in names]
     changed = CHANGED[size]
     attacks = tuple(f"{name}:{changed[name]}" if name in changed else name for name in names)
-    fields = {"dataset": folder, "ratios": (*RATIOS, *ratios)} | COMMON[size]
-    return bdjax.Study(attacks=attacks, seeds=range(3), **fields)
+    fields = {"dataset": folder} | COMMON[size]
+    return bdjax.Study(attacks=attacks, ratios=(*levels, *ratios), seeds=range(3), **fields)
 
 
 def success(results) -> str:
@@ -109,8 +111,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--attacks", nargs="+", default=list(bdjax.ATTACKS), choices=list(bdjax.ATTACKS))
     given = parser.parse_args()
-    if (given.folder is None) != (given.size == "digits"):
-        parser.error("--folder is for all sizes but digits, and needed there")
+    if (given.folder is None) != ("dataset" in COMMON[given.size]):
+        parser.error("--folder is for sizes cpu, gtsrb and gpu, and needed there")
     folder = subset(given.folder, given.out / "images", 1000, 100) if given.size == "cpu" else given.folder
     out = given.out / given.size
     conduct(study(str(folder), given.size, given.attacks), out)

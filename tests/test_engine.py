@@ -142,8 +142,8 @@ def test_cells_of_other_studies_stay_and_holes_are_marked(kept, folder, data):
     assert found.sizes["seed"] == 3 and found.sizes["defense"] == 2
     same(found, kept[1], seed=[0, 1])
     hole = found.sel(seed=7, ratio=0.0)
-    assert (hole["status"] == -1).all() and all(np.isnan(hole[name]).all() for name in RESULTS if name != "status")
-    assert found["status"].sel(seed=7, ratio=0.1).values.ravel().tolist() == [0, -1]
+    assert (hole["status"] == -2).all() and all(np.isnan(hole[name]).all() for name in RESULTS if name != "status")
+    assert found["status"].sel(seed=7, ratio=0.1).values.ravel().tolist() == [0, -2]
     assert np.isnan(found["retuning_acc"].sel(seed=7)).all()  # this audit was not asked for there
 
 

@@ -426,6 +426,19 @@ def test_a_study_without_numbers_has_a_page(results):
     assert "144 were not run" in render(empty)
 
 
+def test_what_nobody_asked_for_is_not_missing(results):
+    status = results["status"].where((results["attack"] != results["attack"][0]) | (results["ratio"] != 0.1), -2)
+    unasked = int((status == -2).sum())
+    assert f"Of {144 - unasked} cells" in render(results.assign(status=status))
+
+
+def test_the_band_goes_on_beyond_a_ratio_that_an_attack_has_not(results):
+    whole = results.sel(defense=["none"]).where(results["ratio"] != 0.05)
+    attack = str(results["attack"].values[0])
+    band = ratio_panel(whole, attack, "asr").axes[0].collections[0].get_paths()
+    assert len(band) == 1 and band[0].vertices[:, 0].max() == pytest.approx(0.1, abs=0.002)
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe")

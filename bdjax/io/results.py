@@ -20,8 +20,8 @@ from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.metrics import der
 
-OK, DIVERGED, ABSENT = 0, 1, -1
-"""Status of a cell: trained, not a number any more, or not part of the study."""
+OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
+"""Status of a cell: trained, not a number any more, not run yet, or not part of the study."""
 
 KINDS = ("run", "score", "audit")
 STUDY = ("base", "attributes", "defenses", "cards", "cells")
@@ -104,8 +104,8 @@ def load(folder: str | Path) -> xr.Dataset:
     Returns:
         Dims attack (str), ratio (float64), seed (int64), defense (str); float64 fractions acc, asr, ra, der,
         overlap (the share of the defender's clean rows whose copies are poisoned) and, if some attack has it, cross
-        (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not there); audits as <audit>_<figure>. Cells
-        without results are NaN.
+        (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not run, -2 not asked for, as an attack at
+        another's ratio); audits as <audit>_<figure>. Cells without results are NaN.
 
     Raises:
         InvalidInput: no study is there, or a shard is damaged.
@@ -165,7 +165,7 @@ class _Table:
         self.places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
         self.shape = tuple(len(values) for values in axes.values())
         self.columns = {name: self._blank(()) for name in ("acc", "asr", "ra", "overlap", "seconds")}
-        self.status = np.full(self.shape, ABSENT, np.int8)
+        self.status = np.full(self.shape, UNASKED, np.int8)
         self.trained: dict[str, float] = {}  # seconds that each model took; a model may serve several cells
 
     def _blank(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -174,6 +174,7 @@ class _Table:
     def fill(self, cell: dict, rows: dict[str, dict]) -> None:
         """Put what is known of a cell into its place."""
         where = tuple(self.places[dim][cell[dim]] for dim in self.axes)
+        self.status[where] = ABSENT
         scored, run = rows["score"].get(cell["score"]), rows["run"].get(cell["model"])
         if scored is None or run is None:
             return

@@ -189,7 +189,9 @@ def _band(axes, x: np.ndarray, values: np.ndarray, style: Style, ink: str, mark:
         return
     colour = ink if style.colour == INK else style.colour
     group = f"series-{style.index}"
-    axes.fill_between(x, interval.low, interval.high, color=colour, alpha=0.16, linewidth=0, zorder=2, gid=group)
+    axes.fill_between(
+        x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.16, linewidth=0, zorder=2, gid=group
+    )
     _line(axes, x[shown], interval.mean[shown], style, ink, zorder=3, gid=group, marked=mark)
     if shown.sum() == 1 and np.isfinite(interval.low[shown]).all():
         axes.vlines(x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.5, gid=group)

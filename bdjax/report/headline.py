@@ -4,7 +4,7 @@ from statistics import fmean
 
 import xarray
 
-from bdjax.report.statistics import ABSENT, DIVERGED, IMPOSSIBLE
+from bdjax.report.statistics import ABSENT, DIVERGED, IMPOSSIBLE, UNASKED
 from bdjax.report.tables import UNDEFENDED, Row, largest
 from bdjax.report.wording import discreet, listed, number, percent
 
@@ -32,7 +32,8 @@ def _missing(results: xarray.Dataset) -> str:
     status = results["status"].values
     parts = {"diverged": DIVERGED, "are impossible pairs": IMPOSSIBLE, "were not run": ABSENT}
     counted = [f"{count:,} {words}" for words, code in parts.items() if (count := int((status == code).sum()))]
-    return f"Of {status.size:,} cells {listed(counted)}; they are left out of every mean." if counted else ""
+    asked = int((status != UNASKED).sum())
+    return f"Of {asked:,} cells {listed(counted)}; they are left out of every mean." if counted else ""
 
 
 def _overlap(results: xarray.Dataset) -> str:

@@ -18,8 +18,8 @@ MEASURES = ("acc", "asr", "ra", "der")
 ABOUT = ("cross", "overlap", "seconds", "status")
 """What the results say of a cell beside its measures; every other variable is an audit's."""
 
-OK, DIVERGED, IMPOSSIBLE, ABSENT = 0, 1, 2, -1
-"""What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run."""
+OK, DIVERGED, IMPOSSIBLE, ABSENT, UNASKED = 0, 1, 2, -1, -2
+"""What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run, not asked for."""
 
 
 class Interval(NamedTuple):
