@@ -65,7 +65,7 @@ def test_two_processes_of_two_devices_in_a_cluster_share_the_study(alone, data, 
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    both = [started(data, tmp_path, devices=2, cluster=(port, 2, place)) for place in (0, 1)]
+    both = [started(data, tmp_path, devices=2, cells=2, checkpoint=0.0, cluster=(port, 2, place)) for place in (0, 1)]
     counts = [trained(process) for process in both]
     assert sum(counts) == 16
     same(alone, tmp_path)

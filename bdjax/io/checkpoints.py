@@ -40,7 +40,7 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with _checkpointer() as checkpointer:
-                checkpointer.save(path, _numbered(jax.tree.map(_numbers, state)))
+                checkpointer.save(path, jax.device_get(_numbered(jax.tree.map(_numbers, state))))
         except ValueError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -63,9 +63,8 @@ class Checkpoint:
             InvalidInput: the checkpoint is damaged or of another shape.
         """
         path = self.folder / str(self.about()["slot"])
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), like)
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+        shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         try:
             with _checkpointer() as checkpointer:
                 found = checkpointer.restore(path, _numbered(shapes))
@@ -75,7 +74,9 @@ class Checkpoint:
                 f"{self.folder}: not a checkpoint of this study ({reason}); remove that folder"
             ) from None
         leaves, structure = jax.tree.flatten(shapes)
-        leaves = [found.get(str(index), np.zeros(leaf.shape, leaf.dtype)) for index, leaf in enumerate(leaves)]
+        leaves = jax.device_put(
+            [found.get(str(index), leaf) for index, leaf in enumerate(leaves)], jax.local_devices()[0]
+        )
         return jax.tree.map(_typed, jax.tree.unflatten(structure, leaves), like)
 
     def remove(self) -> None:
@@ -116,5 +117,8 @@ def _typed(leaf: Array, like) -> Array:
 def _checkpointer():
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells each save, and each failure at length
     import orbax.checkpoint
+    from orbax.checkpoint.options import MultiprocessingOptions
 
-    return orbax.checkpoint.StandardCheckpointer()
+    own = jax.process_index()  # in a cluster, too, a process writes what is its own and waits for no other
+    alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=alone)
