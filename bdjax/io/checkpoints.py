@@ -64,20 +64,19 @@ class Checkpoint:
         """
         path = self.folder / str(self.about()["slot"])
         shapes = jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), like)
-        shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         try:
             with _checkpointer() as checkpointer:
-                found = checkpointer.restore(path, _numbered(shapes))
+                found = checkpointer.restore(path, _numbered(blank))
         except (ValueError, KeyError, OSError, TypeError) as error:
             reason = str(error).splitlines()[0][:100]
             raise InvalidInput(
                 f"{self.folder}: not a checkpoint of this study ({reason}); remove that folder"
             ) from None
-        leaves, structure = jax.tree.flatten(shapes)
-        leaves = jax.device_put(
-            [found.get(str(index), leaf) for index, leaf in enumerate(leaves)], jax.local_devices()[0]
-        )
-        return jax.tree.map(_typed, jax.tree.unflatten(structure, leaves), like)
+        leaves, structure = jax.tree.flatten(blank)
+        leaves = [found.get(str(index), leaf) for index, leaf in enumerate(leaves)]
+        state = jax.device_put(jax.tree.unflatten(structure, leaves), jax.local_devices()[0])
+        return jax.tree.map(_typed, state, like)
 
     def remove(self) -> None:
         """Forget it: the chunk is done."""
@@ -119,6 +118,9 @@ def _checkpointer():
     import orbax.checkpoint
     from orbax.checkpoint.options import MultiprocessingOptions
 
-    own = jax.process_index()  # in a cluster, too, a process writes what is its own and waits for no other
+    # In a cluster, too, a process writes what is its own and waits for no other. Not orbax's asynchronous writer: its
+    # threads signal by keys that all processes of a cluster share, so one can take another's answer and wait for ever.
+    own = jax.process_index()
     alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
-    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=alone)
+    handler = orbax.checkpoint.StandardCheckpointHandler(multiprocessing_options=alone)
+    return orbax.checkpoint.Checkpointer(handler, multiprocessing_options=alone)
