@@ -20,8 +20,8 @@ from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.metrics import der
 
-OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
-"""Status of a cell: trained, not a number any more, not run yet, or not part of the study."""
+OK, DIVERGED, IMPOSSIBLE, ABSENT, UNASKED = 0, 1, 2, -1, -2
+"""What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run, not asked for."""
 
 KINDS = ("run", "score", "audit")
 STUDY = ("base", "attributes", "defenses", "cards", "cells")

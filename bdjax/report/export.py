@@ -6,7 +6,8 @@ from pathlib import Path
 import xarray
 
 from bdjax.io.files import write_atomically
-from bdjax.report.statistics import ABSENT, CELL, UNASKED
+from bdjax.io.results import OK
+from bdjax.report.statistics import CELL
 
 
 def export(results: xarray.Dataset, folder: Path) -> list[Path]:
@@ -27,7 +28,7 @@ def export(results: xarray.Dataset, folder: Path) -> list[Path]:
 
 def _both(dataset: xarray.Dataset, stem: Path) -> list[Path]:
     frame = dataset.to_dataframe()
-    frame = frame[~frame["status"].isin((ABSENT, UNASKED))].reset_index()
+    frame = frame[frame["status"] >= OK].reset_index()
     csv, parquet = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.parquet")
     write_atomically(csv, lambda path: frame.to_csv(path, index=False))
     write_atomically(parquet, lambda path: frame.to_parquet(path, index=False))

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import xarray
 
-from bdjax.report.statistics import ABSENT, DIVERGED, IMPOSSIBLE, UNASKED
+from bdjax.io.results import ABSENT, DIVERGED, IMPOSSIBLE, UNASKED
 from bdjax.report.tables import UNDEFENDED, Row, largest
 from bdjax.report.wording import discreet, listed, number, percent
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray
 
+from bdjax.io.results import OK
+
 LEVEL = 0.95
 FEWEST = 3
 """With fewer seeds than this there is no interval, only the values."""
@@ -17,9 +19,6 @@ CELL = ("attack", "ratio", "seed", "defense")
 MEASURES = ("acc", "asr", "ra", "der")
 ABOUT = ("cross", "overlap", "seconds", "status")
 """What the results say of a cell beside its measures; every other variable is an audit's."""
-
-OK, DIVERGED, IMPOSSIBLE, ABSENT, UNASKED = 0, 1, 2, -1, -2
-"""What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run, not asked for."""
 
 
 class Interval(NamedTuple):

@@ -8,7 +8,8 @@ import xarray
 
 from bdjax.cards import split
 from bdjax.errors import InvalidInput
-from bdjax.report.statistics import DIVERGED, IMPOSSIBLE, MEASURES, OK, Estimate, difference, estimates, usable
+from bdjax.io.results import DIVERGED, IMPOSSIBLE, OK
+from bdjax.report.statistics import MEASURES, Estimate, difference, estimates, usable
 
 PAIRED_MEASURES = ("acc", "asr")
 UNDEFENDED = "none"
