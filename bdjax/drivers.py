@@ -21,7 +21,10 @@ from bdjax.stages import Cell, Shared
 from bdjax.work import Work
 
 CELLS, STEPS = 4, 4
-"""Cells and steps of the measurement."""
+"""Cells of the measurement, and the steps of each of its calls after the first, which makes one."""
+
+LONG = 1.0
+"""Seconds of a first call that are enough to know: on such steps, what only a first call does weighs nothing."""
 
 MARGIN = 0.1
 """The share of the time that another candidate must save to be taken before the first; less may be chance, and the same
@@ -107,10 +110,14 @@ def _seconds(work: Work, shared: Shared, how: str, form: str) -> float | None:
         state, advance, program = prepared(work, shared, how, CELLS)
     if program.bytes > memory.budget(work.study.memory, jax.local_device_count() if how == "shard" else 1):
         return None
-    times = []
-    for index in range(3):
+
+    def seconds(start: int, stop: int) -> float:
         begun = time.perf_counter()
-        state[0], sums = advance(state[0], 0, index * STEPS, (index + 1) * STEPS)
+        state[0], sums = advance(state[0], 0, start, stop)
         jax.block_until_ready(sums)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:]) / STEPS / CELLS
+        return (time.perf_counter() - begun) / (stop - start) / CELLS
+
+    first = seconds(0, 1)
+    if first * CELLS > LONG:
+        return first
+    return min(seconds(start, start + STEPS) for start in (1, 1 + STEPS))

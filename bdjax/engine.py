@@ -57,9 +57,9 @@ def run(study: Study, out: str | Path | None = None, progress: Progress | None =
 def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
     planned = plan(work)
     with Store(folder) as store, signals.noted() as told:
-        runner = _Runner(work, planned, store, progress, told)
-        index.enter(store, work, planned)
         try:
+            runner = _Runner(work, planned, store, progress, told)
+            index.enter(store, work, planned)
             runner.run()
         finally:
             progress.end()
@@ -75,10 +75,14 @@ class _Runner:
         self.groups = groups(work, planned.jobs)
         usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind in TRAINING))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
-        self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
-        self.context.shared = sweep.everywhere(shared, self.context.mesh)
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
+        self._look()
+        models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
+        progress.begin(len(models), sum(map(self._done, models)))
+        progress.stage("measuring drivers", 0)
+        self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
+        self.context.shared = sweep.everywhere(shared, self.context.mesh)
 
     def _planned(self, held: dict | None) -> dict:
         """plan.json: the driver is decided once; what each group needs is added as it is compiled.
@@ -119,9 +123,6 @@ class _Runner:
         self.store.update_json("plan.json", results.PLAN, change)
 
     def _run(self) -> None:
-        self._look()
-        models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
-        self.context.progress.begin(len(models), sum(map(self._done, models)))
         while any(not self._done(job) for group in self.groups for job in group.jobs):
             if not any([self._run_group(group) for group in self._round()]):
                 self._heed()

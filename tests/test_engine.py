@@ -220,6 +220,16 @@ def test_several_devices_share_and_the_form_is_measured(data, monkeypatch, tmp_p
     assert drivers.measured(asked, shared) == found and drivers.choose(asked, shared)[0] == "shard"
 
 
+@pytest.mark.parametrize(("long", "calls"), [(0.0, [(0, 1)]), (60.0, [(0, 1), (1, 5), (5, 9)])])
+def test_a_long_step_is_measured_once_and_short_ones_after_the_first(monkeypatch, long, calls):
+    made = []
+    advance = lambda state, epoch, *steps: (state, made.append(steps) or ())  # noqa: E731
+    monkeypatch.setattr("bdjax.drivers.LONG", long)
+    monkeypatch.setattr("bdjax.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0)))
+    asked = SimpleNamespace(study=SimpleNamespace(memory="1TB"))
+    assert drivers._seconds(asked, None, "map", "suited") > 0 and made == calls
+
+
 def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monkeypatch):
     path = folder / "plan.json"
     held = json.loads(path.read_text())

@@ -61,13 +61,28 @@ def test_four_devices(alone, data, tmp_path):
     same(alone, tmp_path)
 
 
-def test_two_processes_of_two_devices_in_a_cluster_share_the_study(alone, data, tmp_path):
+def cluster(data: Path, out: Path) -> list:
+    """Two processes of two devices in a `jax.distributed` cluster, the leader first; each step has a checkpoint."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    both = [started(data, tmp_path, devices=2, cells=2, checkpoint=0.0, cluster=(port, 2, place)) for place in (0, 1)]
-    counts = [trained(process) for process in both]
+    return [started(data, out, devices=2, cells=2, checkpoint=0.0, cluster=(port, 2, place)) for place in (0, 1)]
+
+
+def test_two_processes_of_two_devices_in_a_cluster_share_the_study(alone, data, tmp_path):
+    counts = [trained(process) for process in cluster(data, tmp_path)]
     assert sum(counts) == 16
+    same(alone, tmp_path)
+
+
+def test_a_cluster_that_loses_its_leader_ends_and_the_same_study_goes_on(alone, data, tmp_path):
+    leader, member = cluster(data, tmp_path)
+    while not leader.stdout.readline().startswith("trained"):
+        assert leader.poll() is None
+    leader.kill()
+    member.communicate(timeout=120)
+    assert member.returncode == -signal.SIGABRT  # JAX stops it
+    assert 0 < trained(started(data, tmp_path, devices=2)) < 16
     same(alone, tmp_path)
 
 
