@@ -13,11 +13,13 @@ sheet shows clean and triggered images and their difference. Machine, time, figu
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import bdjax
 from bdjax import report, samples
 from bdjax.cards import split
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
 from bdjax.report.wording import whole
 from bdjax.stealth import stealth
@@ -124,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status(main))

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import bdjax
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
 
 
@@ -35,4 +36,4 @@ def study(folder: str) -> bdjax.Study:
 
 
 if __name__ == "__main__":
-    conduct(study(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(status(lambda: conduct(study(sys.argv[1]), Path(sys.argv[2]))))

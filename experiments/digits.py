@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import bdjax
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
 
 STUDY = bdjax.Study(
@@ -33,4 +34,4 @@ STUDY = bdjax.Study(
 )
 
 if __name__ == "__main__":
-    conduct(STUDY, Path(sys.argv[1]))
+    sys.exit(status(lambda: conduct(STUDY, Path(sys.argv[1]))))

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import bdjax
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
-from bdjax.report.statistics import OK, estimates
+from bdjax.io.results import OK
+from bdjax.report.statistics import estimates
 from bdjax.report.wording import points, whole
 
 CHANGED = {
@@ -52,7 +54,12 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run every selection's study, print one table."""
     for selection in CHANGED:
         conduct(study(selection), Path(sys.argv[1]) / selection)
     print(table(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    sys.exit(status(main))

@@ -11,9 +11,11 @@ n: experiments/README.md.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import bdjax
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
 from bdjax.report import table
 from bdjax.report.wording import whole
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status(main))

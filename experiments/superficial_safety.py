@@ -14,12 +14,14 @@ scale with the methods' own settings; it has not been run. Machine, time, figure
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import bdjax
 from bdjax import report
 from bdjax.cards import split
+from bdjax.cli import status
 from bdjax.cli.conduct import conduct
 from bdjax.report.wording import NOTHING, whole
 from experiments.changes import changes
@@ -145,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status(main))

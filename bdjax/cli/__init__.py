@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bdjax.errors import InvalidInput
 
@@ -21,15 +21,20 @@ UNUSABLE = ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "E
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 0; 1 for a full disk or an internal error; 2 for input that cannot
-    be used; 128 + n after signal n.
-    """
+    """Run the command and return its exit status (see `status`)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    return status(lambda: _command(arguments or ["--help"]).run())
+
+
+def status(action: Callable[[], None]) -> int:
+    """Do it and return what a process that did it exits with, after one line on stderr for all but 0.
+
+    That is 0; 1 for a full disk or an internal error; 2 for input that cannot be used; 128 + n after signal n.
+    """
+    _quiet()
     try:
         with _terminable():
-            command = _command(arguments or ["--help"])
-            _quiet()
-            command.run()
+            action()
             sys.stdout.flush()
     except InvalidInput as error:
         return _fail(str(error), 2)
