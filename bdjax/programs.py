@@ -50,7 +50,12 @@ class Context:
     @property
     def mesh(self) -> sweep.Mesh | None:
         """The devices that cells are spread over, where they are."""
-        return sweep.devices_mesh() if self.driver == "shard" else None
+        return sweep.devices_mesh(self.usual) if self.driver == "shard" else None
+
+    @property
+    def devices(self) -> int:
+        """How many devices cells are spread over."""
+        return self.mesh.size if self.mesh else 1
 
 
 def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
@@ -67,7 +72,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         _compile(context, group, cell, shared, group.capacity)
         return
     size, held = asked, _compile(context, group, cell, shared, asked)
-    budget = memory.budget(memory_asked, _least(context))
+    budget = memory.budget(memory_asked, context.devices)
     if held > budget:
         size, held = _fitting(context, group, cell, shared, asked, held, budget)
     entry = {
@@ -100,20 +105,16 @@ def _usual(context: Context, group: Group) -> int:
     return whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
 
 
-def _least(context: Context) -> int:
-    return jax.local_device_count() if context.driver == "shard" else 1
-
-
 def whole(context: Context, size: int) -> int:
     """At least `size` cells, the same number on every device."""
-    return -(-size // _least(context)) * _least(context)
+    return -(-size // context.devices) * context.devices
 
 
 def _fitting(
     context: Context, group: Group, cell: Cell, shared: Shared, size: int, held: int, budget: int
 ) -> tuple[int, int]:
     """The most cells that fit, compiled, and the bytes that they hold."""
-    least = _least(context)
+    least = context.devices
     one = _compile(context, group, cell, shared, least)
     if one > budget or size == least:
         needed = -(-(one + memory.resident() * (jax.default_backend() == "cpu")) // 10**6)

@@ -92,13 +92,13 @@ def _sharded(fn: Callable, mesh: Mesh, states: PyTree, cells: PyTree, shared: Py
     return lifted(states, cells, shared, counts, *args)
 
 
-def devices_mesh() -> Mesh:
-    """This process's devices in one axis named "cell".
+def devices_mesh(cells: int) -> Mesh:
+    """This process's devices, no more than there are cells, in one axis named "cell".
 
     Not those of other processes, where there are some: cells never talk, so processes share a study by its folder and
     wait for nobody.
     """
-    return Mesh(np.array(jax.local_devices()), ("cell",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(jax.local_devices()[:cells]), ("cell",), axis_types=(AxisType.Auto,))
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share what the process that started them has made
     cache = tempfile.mkdtemp(prefix="bdjax-tests-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
@@ -30,3 +32,9 @@ SLOW = ("style", "poisoned_study", "engine", "resume", "docs", "selections", "pr
 def pytest_collection_modifyitems(items):
     order = {f"test_{name}": place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture
+def usual_driver(monkeypatch):
+    """Studies that name no driver take the usual one unmeasured: measuring compiles several programs."""
+    monkeypatch.setattr("bdjax.drivers.measured", lambda *asked: {})

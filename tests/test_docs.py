@@ -63,7 +63,7 @@ def test_blocks_are_found():
         blocks("```python\nx = 1\n")
 
 
-@pytest.mark.usefixtures("_aside")
+@pytest.mark.usefixtures("_aside", "usual_driver")
 def test_python_of_the_readme_runs():
     found = [block for block in blocks(README.read_text()) if block.language in ("python", "py")]
     assert found

@@ -184,7 +184,7 @@ def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
     for out in ("one", "two", "one"):
         found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
         assert found.attrs["driver"] == "map"
-    assert measured == [("map", "suited"), ("map", "mapped"), ("vmap", "suited")]
+    assert measured == [("map", "suited"), ("map", "mapped"), ("map", "patches"), ("vmap", "suited")]
     for driver in ("auto", "map"):
         bdjax.run(tiny.study(data, **USUAL, driver=driver), folder)
     with pytest.raises(InvalidInput, match=r"driver vmap; .*plan\.json says map"):
@@ -194,11 +194,12 @@ def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
-        ((1.0, 0.92, 0.95), ("map", "suited")),  # chance, perhaps
-        ((1.0, 0.85, 0.95), ("map", "mapped")),
-        ((1.0, 0.85, 0.8), ("vmap", "suited")),
-        ((None, 1.0, 0.92), ("map", "mapped")),  # the first does not fit the memory
-        ((None, None, None), ("map", "suited")),
+        ((1.0, 0.92, 1.2, 0.95), ("map", "suited")),  # chance, perhaps
+        ((1.0, 0.85, 1.2, 0.95), ("map", "mapped")),
+        ((1.0, 0.85, 0.7, 0.95), ("map", "patches")),
+        ((1.0, 0.85, 1.2, 0.8), ("vmap", "suited")),
+        ((None, 1.0, None, 0.92), ("map", "mapped")),  # the first does not fit the memory
+        ((None, None, None, None), ("map", "suited")),
     ],
 )
 def test_the_usual_driver_gives_way_to_a_clearly_faster_one(data, monkeypatch, tmp_path, seconds, chosen):
@@ -215,7 +216,7 @@ def test_several_devices_share_and_the_form_is_measured(data, monkeypatch, tmp_p
     asked = work.resolve(tiny.study(data, driver="auto"))
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (asked.dataset.train, asked.dataset.test)))
     found = drivers.measured(asked, shared)
-    assert set(found) == {"shard suited", "shard mapped"} and min(found.values()) > 0
+    assert set(found) == {"shard suited", "shard mapped", "shard patches"} and min(found.values()) > 0
     monkeypatch.setattr("bdjax.drivers._seconds", None)
     assert drivers.measured(asked, shared) == found and drivers.choose(asked, shared)[0] == "shard"
 
@@ -228,6 +229,11 @@ def test_a_long_step_is_measured_once_and_short_ones_after_the_first(monkeypatch
     monkeypatch.setattr("bdjax.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0)))
     asked = SimpleNamespace(study=SimpleNamespace(memory="1TB"))
     assert drivers._seconds(asked, None, "map", "suited") > 0 and made == calls
+
+
+def test_one_cell_takes_one_of_two_devices(data, tmp_path):
+    bdjax.run(tiny.study(data, seeds=(0,), ratios=(0.0,), driver="shard"), tmp_path)
+    assert [entry["capacity"] for entry in plan(tmp_path).values()] == [1, 1]
 
 
 def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monkeypatch):
