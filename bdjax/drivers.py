@@ -93,7 +93,7 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     recipe, procedure = work.recipe, work.recipe.stages[0]
     functions = stages.stage(work.scene, procedure, recipe.needs)
     settings = stages.scalars(recipe.spec.traced)
-    mesh = sweep.devices_mesh(count) if how == "shard" else None
+    mesh = sweep.mesh(how, count)
     size = -(-count // mesh.size) * mesh.size if mesh else count
     cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)], size)
     draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how, mesh)
@@ -108,7 +108,7 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
 def _seconds(work: Work, shared: Shared, how: str, form: str) -> float | None:
     with convolution.using(form):
         state, advance, program = prepared(work, shared, how, CELLS)
-    if program.bytes > memory.budget(work.study.memory, min(CELLS, jax.local_device_count()) if how == "shard" else 1):
+    if program.bytes > memory.budget(work.study.memory, program.devices):
         return None
 
     def seconds(start: int, stop: int) -> float:

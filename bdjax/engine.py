@@ -59,6 +59,7 @@ def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
     with Store(folder) as store, signals.noted() as told:
         try:
             runner = _Runner(work, planned, store, progress, told)
+            runner.begin()
             index.enter(store, work, planned)
             runner.run()
         finally:
@@ -77,12 +78,14 @@ class _Runner:
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
+
+    def begin(self) -> None:
+        """See what is there, and decide how cells are batched."""
         self._look()
         models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
-        progress.begin(len(models), sum(map(self._done, models)))
-        progress.stage("measuring drivers", 0)
-        self.context.plan = store.update_json("plan.json", results.PLAN, self._planned)
-        self.context.shared = sweep.everywhere(shared, self.context.mesh)
+        self.context.progress.begin(len(models), sum(map(self._done, models)))
+        self.context.plan = self.store.update_json("plan.json", results.PLAN, self._planned)
+        self.context.shared = sweep.everywhere(self.context.shared, self.context.mesh)
 
     def _planned(self, held: dict | None) -> dict:
         """plan.json: the driver is decided once; what each group needs is added as it is compiled.
@@ -97,6 +100,7 @@ class _Runner:
             raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
         if held:
             return held
+        self.context.progress.stage("choosing a driver", 0)
         driver, form = drivers.choose(self.context.work, self.context.shared)
         return {"driver": driver, "convolution": form, "groups": {}, "held": {}}
 

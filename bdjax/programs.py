@@ -50,7 +50,7 @@ class Context:
     @property
     def mesh(self) -> sweep.Mesh | None:
         """The devices that cells are spread over, where they are."""
-        return sweep.devices_mesh(self.usual) if self.driver == "shard" else None
+        return sweep.mesh(self.driver, self.usual)
 
     @property
     def devices(self) -> int:

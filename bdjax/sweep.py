@@ -92,12 +92,14 @@ def _sharded(fn: Callable, mesh: Mesh, states: PyTree, cells: PyTree, shared: Py
     return lifted(states, cells, shared, counts, *args)
 
 
-def devices_mesh(cells: int) -> Mesh:
-    """This process's devices, no more than there are cells, in one axis named "cell".
+def mesh(how: str, cells: int) -> Mesh | None:
+    """What a driver spreads cells over: this process's devices, no more than cells, in one axis named "cell".
 
-    Not those of other processes, where there are some: cells never talk, so processes share a study by its folder and
-    wait for nobody.
+    None for the drivers that use one device. Devices of other processes are left out: cells never talk, so processes
+    share a study by its folder and wait for nobody.
     """
+    if how != "shard":
+        return None
     return Mesh(np.array(jax.local_devices()[:cells]), ("cell",), axis_types=(AxisType.Auto,))
 
 
@@ -131,6 +133,11 @@ class Program:
         if self._how == "shard":
             arguments = jax.device_put(arguments, self._compiled.input_shardings[0])
         return self._compiled(*arguments)
+
+    @property
+    def devices(self) -> int:
+        """How many devices its cells are spread over."""
+        return self._mesh.size if self._mesh else 1
 
     @property
     def bytes(self) -> int:

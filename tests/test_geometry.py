@@ -1,5 +1,7 @@
 """Facts of weight space: paths, planes and what a path says, by hand; statistics made anew for a known batch."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -111,13 +113,15 @@ def test_share_above_one_half_by_hand(value, expected):
 class Normed(nn.Module):
     """Normalisation and nothing else."""
 
+    momentum: float
+
     @nn.compact
     def __call__(self, image, run):
-        return BatchNorm(name="norm")(image, run)
+        return BatchNorm(self.momentum, name="norm")(image, run)
 
 
-def statistics(image, batch=256, start=0.0):
-    net = network(Normed(), image.shape[1:])
+def statistics(image, batch=256, start=0.0, momentum=0.1):
+    net = network(Normed(momentum), image.shape[1:])
     weights = net.init(jax.random.key(0))
     weights = weights.replace(batch_stats=jax.tree.map(lambda leaf: leaf + start, weights.batch_stats))
     source = sources.split(Data(jnp.asarray(image), jnp.zeros(len(image), jnp.int32)))
@@ -146,6 +150,12 @@ def test_statistics_of_known_batches_by_hand():
 def test_statistics_do_not_depend_on_what_was_there():
     image = np.random.default_rng(0).integers(0, 256, (10, 2, 2, 3), np.uint8)
     jax.tree.map(np.testing.assert_array_equal, statistics(image, start=3.0), statistics(image))
+
+
+def test_statistics_do_not_depend_on_how_fast_moving_ones_move():
+    image = np.random.default_rng(0).integers(0, 256, (10, 2, 2, 3), np.uint8)
+    close = partial(np.testing.assert_allclose, rtol=1e-12)
+    jax.tree.map(close, statistics(image, momentum=0.4), statistics(image))
 
 
 def test_a_network_without_statistics_is_left_as_it_is():

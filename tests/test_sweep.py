@@ -68,7 +68,7 @@ def whole(functions, scene):
 def lifted(how, run, stacked, count, data):
     """The states and results of the driver `how`, of which `count` cells are really there."""
     capacity = jax.tree.leaves(stacked)[0].shape[0]
-    mesh = sweep.devices_mesh(capacity) if how == "shard" else None
+    mesh = sweep.mesh(how, capacity)
     return sweep.Program(run, how, mesh)(jnp.zeros(capacity, jnp.int32), stacked, data, count, 5)
 
 
@@ -102,7 +102,7 @@ def test_copies_that_fill_a_stack_are_not_run(how):
         return state + cell, state * shared
 
     stacked = jnp.asarray([10.0, 20.0, 30.0, 40.0])
-    mesh = sweep.devices_mesh(4) if how == "shard" else None
+    mesh = sweep.mesh(how, 4)
     states, outs = sweep.Program(step, how, mesh)(jnp.ones(4), stacked, jnp.float32(5), 3)
     np.testing.assert_array_equal(states[:3], [11, 21, 31])
     np.testing.assert_array_equal(outs[:3], [5, 5, 5])
@@ -151,7 +151,7 @@ def test_one_compile_serves_ratios_seeds_settings_and_steps():
 
 @pytest.mark.parametrize("how", sweep.DRIVERS)
 def test_states_are_donated(how):
-    mesh = sweep.devices_mesh(2) if how == "shard" else None
+    mesh = sweep.mesh(how, 2)
     program = sweep.Program(lambda state, cell, shared: (state + cell, cell.sum()), how, mesh)
     states, stacked = jnp.zeros((2, 5)), jnp.ones((2, 5))
     if how == "shard":
@@ -167,6 +167,6 @@ def test_typed_keys_and_trees_without_leaves_pass_every_driver():
     for how in sweep.DRIVERS:
         states = {"key": jax.random.split(jax.random.key(3), 2), "none": {}}
         wanted = [jax.random.key_data(jax.random.split(key)[1]) for key in states["key"]]
-        mesh = sweep.devices_mesh(2) if how == "shard" else None
+        mesh = sweep.mesh(how, 2)
         _, (keys, _) = sweep.Program(split, how, mesh)(states, jnp.arange(2), (), 2)
         np.testing.assert_array_equal(jax.random.key_data(keys), wanted)

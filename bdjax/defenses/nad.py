@@ -23,7 +23,6 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.attention import distance, resolved
 from bdjax.keys import stream
-from bdjax.models.layers import MOMENTUM
 from bdjax.types import Array, Batch, Net, Procedure, PyTree, Trained, Weights
 
 CARD = Card(
@@ -91,7 +90,7 @@ def repeated_statistics(net: Net, taps: list[str], before: PyTree, after: PyTree
     for index, layer in enumerate(net.layers):
         if layer.kind == "norm":
             times = 1 + sum(names.index(tap) >= index for tap in taps)
-            factor = (1 - (1 - MOMENTUM) ** times) / MOMENTUM
+            factor = (1 - (1 - layer.momentum) ** times) / layer.momentum
             old, new = (heads.at(tree, layer.path) for tree in (before, after))
             moved = jax.tree.map(lambda old, new, factor=factor: old + factor * (new - old), old, new)
             changed = heads.put(changed, layer.path, moved)

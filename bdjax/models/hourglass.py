@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdjax.models.layers import MOMENTUM, NO_EDIT, BatchNorm, Conv, Pass, Relu, halved, normalize
+from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, halved, normalize
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -28,7 +28,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, height, width, channels) -> (b, height, width, features)."""
-        x = BatchNorm(name="norm")(Conv(self.features, name="conv")(x, run), run)
+        x = BatchNorm(SLOW, name="norm")(Conv(self.features, name="conv")(x, run), run)
         return x if self.last else Relu(name="relu")(x, run)
 
 
@@ -74,11 +74,4 @@ def hourglass(shape: tuple[int, int, int], channels: int, width: int = 32, halvi
         width: channels of its first blocks; twice as many after each halving, and half after each doubling.
         halvings: of the size.
     """
-    net = network(Hourglass(channels, width, halvings), shape)
-
-    def apply(weights, image, train=False, weight=None, edit=NO_EDIT):
-        maps, moved, taps = net.apply(weights, image, train, weight, edit)
-        slowed = jax.tree.map(lambda old, new: old + SLOW / MOMENTUM * (new - old), weights.batch_stats, moved)
-        return maps, slowed, taps
-
-    return net._replace(apply=apply)
+    return network(Hourglass(channels, width, halvings), shape)

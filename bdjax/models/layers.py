@@ -61,13 +61,13 @@ class Pass:
             return jnp.zeros(shape, real())
         return self.noise[start : self.drawn].reshape(shape) * inputs**-0.5
 
-    def tap(self, path: tuple[str, ...], kind: str, activation: Array) -> Array:
+    def tap(self, path: tuple[str, ...], kind: str, activation: Array, momentum: float = 0.0) -> Array:
         """The activation, edited if asked for; the tap's name is the layer's path joined by dots."""
         name = ".".join(path)
         if name in self.edit:
             activation = self.edit[name](activation).astype(activation.dtype)
         self.taps[name] = activation
-        self.layers.append(Layer(name, kind, path if kind in WITH_PARAMETERS else (), name))
+        self.layers.append(Layer(name, kind, path if kind in WITH_PARAMETERS else (), name, momentum))
         return activation
 
 
@@ -101,7 +101,12 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last; rows of weight 0 do not count."""
+    """Batch normalisation over all axes but the last; rows of weight 0 do not count.
+
+    momentum: the share of a batch's statistics that the moving ones take, PyTorch's momentum.
+    """
+
+    momentum: float = MOMENTUM
 
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
@@ -114,13 +119,13 @@ class BatchNorm(nn.Module):
         mean, variance = running_mean.value, running_var.value
         if run.train:
             mean, variance, count = moments(x, run.weight)
-            rate = MOMENTUM * (count > 0)
+            rate = self.momentum * (count > 0)
             unbiased = variance * count / jnp.maximum(count - 1, 1)
             running_mean.value += rate * (mean - running_mean.value)
             running_var.value += rate * (unbiased - running_var.value)
         factor = scale * jax.lax.rsqrt(variance + EPSILON)
         normal = (x - beside(x, mean)) * beside(x, factor) + beside(x, bias)
-        return run.tap(self.path, "norm", normal.astype(given))
+        return run.tap(self.path, "norm", normal.astype(given), self.momentum)
 
 
 def beside(x: Array, vector: Array) -> Array:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax import sources
-from bdjax.models.layers import MOMENTUM
-from bdjax.types import Batch, Net, PyTree, Source, Weights
+from bdjax.types import Array, Batch, Net, PyTree, Source, Weights
 
 
 def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) -> Weights:
@@ -22,7 +21,8 @@ def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) ->
         source: the rows, read in order and not augmented.
         batch: rows a pass.
     """
-    # From moving statistics of 0, training mode leaves MOMENTUM times those of the batch.
+    # From moving statistics of 0, training mode leaves each layer's momentum times those of the batch.
+    shares = {layer.path: layer.momentum for layer in net.layers if layer.kind == "norm"}
     blank = weights.replace(batch_stats=jax.tree.map(jnp.zeros_like, weights.batch_stats))
 
     def seen(rows: Batch) -> PyTree:
@@ -30,4 +30,8 @@ def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) ->
         return jax.tree.map(lambda leaf: leaf * jnp.sum(rows.weight), moved)
 
     sums = sources.total(source, seen, batch)
-    return weights.replace(batch_stats=jax.tree.map(lambda leaf: leaf / (MOMENTUM * source.size), sums))
+
+    def whole(path, leaf: Array) -> Array:
+        return leaf / (shares[tuple(entry.key for entry in path[:-1])] * source.size)
+
+    return weights.replace(batch_stats=jax.tree_util.tree_map_with_path(whole, sums))

@@ -36,7 +36,7 @@ def released(folder):
 
 
 def network(code, image):
-    """Their network and ours with the same weights; their normalisation with our two constants."""
+    """Their network and ours with the same weights; their normalisation with our epsilon."""
     torch.manual_seed(0)
     module = code["make_net"]()
     code["init_whitening_conv"](module[0], common.to_torch(image))
@@ -53,7 +53,7 @@ def network(code, image):
     module[0].weight.data = torch.tensor(ours)
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
-            part.eps, part.momentum = 1e-5, 0.1
+            part.eps = 1e-5
     return net, module, common.relative(np.stack(turned), theirs)
 
 
@@ -156,8 +156,8 @@ COMPARISON = common.Comparison(
     "f1c599c4af24aca803e3e65a6a7e52a502e09d0e",
     compare,
     (
-        "Ours has a bias in the last layer, held at 0 here, and epsilon 1e-5 and momentum 0.1 in normalisation, which "
-        "theirs is given here.",
+        "Ours has a bias in the last layer, held at 0 here, and epsilon 1e-5 in normalisation, which theirs is given "
+        "here.",
         "Where values tie for the largest of 2x2 pixels, as in flat patches, the gradient is shared evenly here and is "
         "the first's there. The random images compared here do not tie.",
     ),
