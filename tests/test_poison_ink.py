@@ -15,10 +15,12 @@ from bdjax.models.ink import apart, extractor, injector, linear, stretched, toge
 from bdjax.types import POISONED, Data
 
 SHAPE = (16, 16, 3)
-SMALL = "width=2,extractor_width=2,ink_steps=2,ink_batch=2"
+ROWS = 32
+SMALL = "width=2,extractor_width=2,ink_steps=30,ink_batch=4"
+"""The sizes of the tests that all attacks share, so that what takes long to compile is compiled once."""
 
 
-def data(shape=SHAPE, count: int = 6) -> Data:
+def data(shape=SHAPE, count: int = ROWS) -> Data:
     image = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     return Data(jnp.asarray(image), jnp.arange(count, dtype=jnp.int32) % 3)
 
@@ -124,12 +126,12 @@ def test_a_query_is_what_the_training_row_holds(prepared):
 def test_figures_are_among_the_assets(prepared):
     _, assets = prepared
     assert sorted(assets["figures"]) == ["clean_error", "ink_error", "psnr"]
-    assert assets["hidden"].shape == (6, *SHAPE) and assets["hidden"].dtype == jnp.uint8
+    assert assets["hidden"].shape == (ROWS, *SHAPE) and assets["hidden"].dtype == jnp.uint8
 
 
 def test_poisoned_rows_get_the_next_label_where_that_is_the_goal(prepared):
     _, assets = prepared
     attack, _ = build(settings=f"{SMALL},goal=all_to_all")
-    poison = attack.init(root(0), assets, {}, data().label, jnp.arange(6.0), jnp.int32(2))
+    poison = attack.init(root(0), assets, {}, data(count=6).label, jnp.arange(6.0), jnp.int32(2))
     np.testing.assert_array_equal(np.flatnonzero(poison.role == POISONED), [4, 5])
     np.testing.assert_array_equal(poison.label, [0, 1, 2, 0, 2, 0])

@@ -64,7 +64,7 @@ def learned(
         return Learner(params, optimizer(settings, jnp.int32(0)).init(params), memory)
 
     @partial(jax.jit, donate_argnums=0)
-    def advance(learner: Learner, start: Array, stop: Array, image: Array, settings: PyTree) -> Learner:
+    def advance(learner: Learner, key: Key, start: Array, stop: Array, image: Array, settings: PyTree) -> Learner:
         def body(step: Array, learner: Learner) -> Learner:
             now = jax.random.fold_in(key, step)
             rows = jax.random.randint(stream(now, "rows"), (batch,), 0, len(image))
@@ -77,7 +77,7 @@ def learned(
 
     learner = jax.jit(begin)(*begun, settings)
     for start in range(0, steps, CHUNK):
-        learner = advance(learner, jnp.int32(start), jnp.int32(min(start + CHUNK, steps)), image, settings)
+        learner = advance(learner, key, jnp.int32(start), jnp.int32(min(start + CHUNK, steps)), image, settings)
     return learner.params, learner.memory
 
 
