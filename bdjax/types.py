@@ -102,7 +102,7 @@ class Layer(NamedTuple):
     kind: str  # conv, norm, relu, add, pool, linear
     path: tuple[str, ...]  # into params; () where the layer has none
     tap: str
-    momentum: float = 0.0  # of a norm: the share of a batch's statistics that its moving ones take
+    momentum: float = 0.1  # of a norm: the share of a batch's statistics that its moving ones take
 
 
 class Net(NamedTuple):

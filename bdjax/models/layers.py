@@ -61,7 +61,7 @@ class Pass:
             return jnp.zeros(shape, real())
         return self.noise[start : self.drawn].reshape(shape) * inputs**-0.5
 
-    def tap(self, path: tuple[str, ...], kind: str, activation: Array, momentum: float = 0.0) -> Array:
+    def tap(self, path: tuple[str, ...], kind: str, activation: Array, momentum: float = MOMENTUM) -> Array:
         """The activation, edited if asked for; the tap's name is the layer's path joined by dots."""
         name = ".".join(path)
         if name in self.edit:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax import sources
+from bdjax.models.layers import MOMENTUM
 from bdjax.types import Array, Batch, Net, PyTree, Source, Weights
 
 
@@ -21,7 +22,8 @@ def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) ->
         source: the rows, read in order and not augmented.
         batch: rows a pass.
     """
-    # From moving statistics of 0, training mode leaves each layer's momentum times those of the batch.
+    # From moving statistics of 0, training mode leaves each layer's momentum times those of the batch; PyTorch's where
+    # a network does not list the layer.
     shares = {layer.path: layer.momentum for layer in net.layers if layer.kind == "norm"}
     blank = weights.replace(batch_stats=jax.tree.map(jnp.zeros_like, weights.batch_stats))
 
@@ -32,6 +34,6 @@ def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) ->
     sums = sources.total(source, seen, batch)
 
     def whole(path, leaf: Array) -> Array:
-        return leaf / (shares[tuple(entry.key for entry in path[:-1])] * source.size)
+        return leaf / (shares.get(tuple(entry.key for entry in path[:-1]), MOMENTUM) * source.size)
 
     return weights.replace(batch_stats=jax.tree_util.tree_map_with_path(whole, sums))
