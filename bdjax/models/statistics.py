@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax import sources
-from bdjax.models.layers import MOMENTUM
-from bdjax.types import Array, Batch, Net, PyTree, Source, Weights
+from bdjax.types import Batch, Net, PyTree, Source, Weights
 
 
 def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) -> Weights:
@@ -22,18 +21,17 @@ def reestimated(net: Net, weights: Weights, source: Source, batch: int = 256) ->
         source: the rows, read in order and not augmented.
         batch: rows a pass.
     """
-    # From moving statistics of 0, training mode leaves each layer's momentum times those of the batch; PyTorch's where
-    # a network does not list the layer.
-    shares = {layer.path: layer.momentum for layer in net.layers if layer.kind == "norm"}
-    blank = weights.replace(batch_stats=jax.tree.map(jnp.zeros_like, weights.batch_stats))
+    # Training mode keeps a share of the old moving statistics, each layer its own, and takes the rest from the batch:
+    # from 0, what it leaves is that rest, and the derivative along 1 is the share kept.
+    zeros, ones = (jax.tree.map(like, weights.batch_stats) for like in (jnp.zeros_like, jnp.ones_like))
 
-    def seen(rows: Batch) -> PyTree:
-        moved = net.apply(blank, rows.image, train=True, weight=rows.weight)[1]
-        return jax.tree.map(lambda leaf: leaf * jnp.sum(rows.weight), moved)
+    def seen(rows: Batch) -> tuple[PyTree, PyTree]:
+        def moved(old: PyTree) -> PyTree:
+            return net.apply(weights.replace(batch_stats=old), rows.image, train=True, weight=rows.weight)[1]
 
-    sums = sources.total(source, seen, batch)
+        taken, kept = jax.jvp(moved, (zeros,), (ones,))
+        shares = jax.tree.map(lambda leaf: 1 - leaf, kept)
+        return jax.tree.map(lambda leaf: leaf * jnp.sum(rows.weight), (taken, shares))
 
-    def whole(path, leaf: Array) -> Array:
-        return leaf / (shares.get(tuple(entry.key for entry in path[:-1]), MOMENTUM) * source.size)
-
-    return weights.replace(batch_stats=jax.tree_util.tree_map_with_path(whole, sums))
+    taken, shares = sources.total(source, seen, batch)
+    return weights.replace(batch_stats=jax.tree.map(jnp.divide, taken, shares))
