@@ -94,8 +94,8 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
     functions = stages.stage(work.scene, procedure, recipe.needs)
     settings = stages.scalars(recipe.spec.traced)
     mesh = sweep.mesh(how, count)
-    size = -(-count // mesh.size) * mesh.size if mesh else count
-    cells = sweep.stack([Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)], size)
+    cells = [Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)]
+    cells = sweep.stack(cells, sweep.whole(count, mesh))
     draw = sweep.Program(lambda state, cell, shared: (state, stages.draw(work.scene, cell, shared)[0]), how, mesh)
     cells = draw((), cells, shared, count)[1]
     streams = number("measure")
@@ -108,7 +108,7 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
 def _seconds(work: Work, shared: Shared, how: str, form: str) -> float | None:
     with convolution.using(form):
         state, advance, program = prepared(work, shared, how, CELLS)
-    if program.bytes > memory.budget(work.study.memory, program.devices):
+    if program.bytes > memory.budget(work.study.memory, sweep.devices(program.mesh)):
         return None
 
     def seconds(start: int, stop: int) -> float:

@@ -183,7 +183,7 @@ class _Runner:
                 return chunk
         if self.context.driver == "vmap":  # which takes as long for fewer cells
             return left[: group.capacity]
-        share = programs.whole(self.context, -(-len(left) // self.store.writers()))
+        share = sweep.whole(-(-len(left) // self.store.writers()), self.context.mesh)
         return left[: min(group.capacity, share)]
 
     def _prepare(self, group: Group, job: Job) -> bool:

@@ -52,11 +52,6 @@ class Context:
         """The devices that cells are spread over, where they are."""
         return sweep.mesh(self.driver, self.usual)
 
-    @property
-    def devices(self) -> int:
-        """How many devices cells are spread over."""
-        return self.mesh.size if self.mesh else 1
-
 
 def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     """Compile a group's programs for as many cells as planned before, else as memory holds, and write that down.
@@ -68,11 +63,11 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     asked, memory_asked = _usual(context, group), context.work.study.memory
     planned = context.plan["groups"].get(group.key)
     if _answers(planned, asked, memory_asked):
-        group.capacity = whole(context, planned["capacity"])
+        group.capacity = sweep.whole(planned["capacity"], context.mesh)
         _compile(context, group, cell, shared, group.capacity)
         return
     size, held = asked, _compile(context, group, cell, shared, asked)
-    budget = memory.budget(memory_asked, context.devices)
+    budget = memory.budget(memory_asked, sweep.devices(context.mesh))
     if held > budget:
         size, held = _fitting(context, group, cell, shared, asked, held, budget)
     entry = {
@@ -90,7 +85,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         return plan | {"groups": plan["groups"] | {group.key: entry}}
 
     context.plan = context.store.update_json("plan.json", results.PLAN, change)
-    group.capacity = whole(context, context.plan["groups"][group.key]["capacity"])
+    group.capacity = sweep.whole(context.plan["groups"][group.key]["capacity"], context.mesh)
     if group.capacity != size:
         _compile(context, group, cell, shared, group.capacity)
 
@@ -102,19 +97,15 @@ def _answers(planned: dict[str, Any] | None, asked: int, memory_asked: str) -> b
 
 def _usual(context: Context, group: Group) -> int:
     # A compiled map runs as many cells as there are, so one size serves all groups at no cost.
-    return whole(context, context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs)))
-
-
-def whole(context: Context, size: int) -> int:
-    """At least `size` cells, the same number on every device."""
-    return -(-size // context.devices) * context.devices
+    cells = context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs))
+    return sweep.whole(cells, context.mesh)
 
 
 def _fitting(
     context: Context, group: Group, cell: Cell, shared: Shared, size: int, held: int, budget: int
 ) -> tuple[int, int]:
     """The most cells that fit, compiled, and the bytes that they hold."""
-    least = context.devices
+    least = sweep.devices(context.mesh)
     one = _compile(context, group, cell, shared, least)
     if one > budget or size == least:
         needed = -(-(one + memory.resident() * (jax.default_backend() == "cpu")) // 10**6)

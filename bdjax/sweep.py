@@ -103,6 +103,16 @@ def mesh(how: str, cells: int) -> Mesh | None:
     return Mesh(np.array(jax.local_devices()[:cells]), ("cell",), axis_types=(AxisType.Auto,))
 
 
+def devices(mesh: Mesh | None) -> int:
+    """How many devices cells are spread over."""
+    return mesh.size if mesh else 1
+
+
+def whole(cells: int, mesh: Mesh | None) -> int:
+    """At least so many cells, the same number on every device."""
+    return -(-cells // devices(mesh)) * devices(mesh)
+
+
 def everywhere(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """A copy on every device of the mesh, so that no call has to make one; the tree itself where there is no mesh."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
@@ -112,14 +122,14 @@ class Program:
     """A lifted cell function, compiled ahead of time for the first arguments it sees, which all others must match."""
 
     def __init__(self, fn: Callable, how: str, mesh: Mesh | None = None):
-        self._fn, self._how, self._mesh = fn, how, mesh
+        self._fn, self._how, self.mesh = fn, how, mesh
         self._compiled = None
         self.compile_seconds = 0.0
 
     def compile(self, *arguments: Any) -> PyTree:
         """Compile for arguments, or their shapes, like these; the shapes of what it then gives."""
         begun = time.perf_counter()
-        traced = jax.jit(batched(self._fn, self._how, self._mesh), donate_argnums=0).trace(*arguments)
+        traced = jax.jit(batched(self._fn, self._how, self.mesh), donate_argnums=0).trace(*arguments)
         self._compiled = traced.lower().compile()
         self._fn = None  # and with it what tracing it has cached
         self.compile_seconds = time.perf_counter() - begun
@@ -133,11 +143,6 @@ class Program:
         if self._how == "shard":
             arguments = jax.device_put(arguments, self._compiled.input_shardings[0])
         return self._compiled(*arguments)
-
-    @property
-    def devices(self) -> int:
-        """How many devices its cells are spread over."""
-        return self._mesh.size if self._mesh else 1
 
     @property
     def bytes(self) -> int:

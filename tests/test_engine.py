@@ -226,7 +226,7 @@ def test_a_long_step_is_measured_once_and_short_ones_after_the_first(monkeypatch
     made = []
     advance = lambda state, epoch, *steps: (state, made.append(steps) or ())  # noqa: E731
     monkeypatch.setattr("bdjax.drivers.LONG", long)
-    monkeypatch.setattr("bdjax.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0, devices=1)))
+    monkeypatch.setattr("bdjax.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0, mesh=None)))
     asked = SimpleNamespace(study=SimpleNamespace(memory="1TB"))
     assert drivers._seconds(asked, None, "map", "suited") > 0 and made == calls
 
