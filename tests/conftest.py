@@ -12,9 +12,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share what the process th
     cache = tempfile.mkdtemp(prefix="bdjax-tests-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = cache
-    # Most of these tests' time is compiling, and many compile the same; little of it is running. Fusion emitters double
-    # the time of compiling, and splitting a program for threads that two workers leave no cores for adds a tenth; where
-    # a new jaxlib no longer knows one of these flags it says so and stops.
+    # Most of these tests' time is compiling, and many compile the same; little of it is running. What is compiled is
+    # kept compressed: JAX takes zstandard for it where that is installed, else zlib, which is slow. Fusion emitters
+    # double the time of compiling, splitting a program for threads that two workers leave no cores for adds a tenth;
+    # where a new jaxlib no longer knows one of these flags it says so and stops.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(cache, "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     flags = (
