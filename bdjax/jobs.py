@@ -151,15 +151,16 @@ class _Listing:
             "clean": self.rows,
             "attack": self._attack(attack),
         }
+        clean_model = self._clean_model(needs, victim.seed)
         return self._add(
-            identity,
+            identity | ({"clean_model": clean_model} if clean_model else {}),
             kind="train",
             seed=victim.seed,
             count=victim.count if sees else 0,
             attack=attack,
             method=defense,
             model=undefended if "victim" in needs else None,
-            clean_model=self._clean_model(needs, victim.seed),
+            clean_model=clean_model,
             trigger=undefended if sees and own else None,
             selection=self._selection(attack, victim.count, victim.seed) if sees else None,
         )
@@ -189,5 +190,7 @@ class _Listing:
             "clean": self.rows,
         }
         backdoored = undefended if "backdoored" in method.needs else None
-        models = {"clean_model": self._clean_model(set(method.needs), about["seed"]), "backdoored": backdoored}
-        return self._add(identity | {"backdoored": backdoored}, kind="audit", audit=audit, **models, **about)
+        clean_model = self._clean_model(set(method.needs), about["seed"])
+        identity |= {"backdoored": backdoored} | ({"clean_model": clean_model} if clean_model else {})
+        models = {"clean_model": clean_model, "backdoored": backdoored}
+        return self._add(identity, kind="audit", audit=audit, **models, **about)
