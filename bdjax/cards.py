@@ -3,15 +3,21 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from bdjax.errors import InvalidInput
 
 ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
 
-NEEDS = ORACLE | {"train", "clean", "valid", "victim"}
+ATTACKER = frozenset({"whole", "stamped"})
+"""What only an attacker who controls training, and a search for rows to poison, are given."""
+
+NEEDS = ORACLE | ATTACKER | {"train", "clean", "valid", "victim"}
 """Fields of Given, which a method may need."""
+
+LifeStage = Literal["pre-training", "training", "post-training", "deployment", "inference"]
+"""The stages of a model's life in Wu et al., Defenses in Adversarial Machine Learning: A Survey, arXiv:2312.08890."""
 
 OF_DATASET = frozenset({"covariance"})
 """What a network may need of a dataset beside mean and deviation."""
@@ -84,10 +90,11 @@ class Card:
     year: int
     version: int  # raised when what it computes changes, so that stored results are made anew
     kind: str  # e.g. "dirty-label, static"; "fine-tuning"; "convolutional network"
-    stage: str = ""  # pre-training, in-training, post-training, inference; for an attack: data or training
+    stage: LifeStage | None = None  # of the life cycle of a model, in which the method acts; None for a network
     needs: tuple[str, ...] = ()  # of NEEDS; of OF_DATASET for a network
     more_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "setting=value" -> further ones
     changes: str = ""  # what of the data or the model it changes
+    controls: Literal["", "data", "training"] = ""  # what the attacker controls; "" for what is no attack
     smallest: int = 1  # pixels: the smallest height and width that it works on
     bar: Mapping[str, float] = field(default_factory=dict)  # least figures of trained parts; or of cross/acc
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -98,6 +105,8 @@ class Card:
         unknown = set(self.needs).union(*self.more_needs.values()) - NEEDS - OF_DATASET
         if unknown:
             raise ValueError(f"card {self.name}: unknown needs {sorted(unknown)}")
+        if self.stage not in (None, *get_args(LifeStage)):
+            raise ValueError(f"card {self.name}: stage {self.stage!r}; choose from {', '.join(get_args(LifeStage))}")
         for preset, values in self.presets.items():
             for name, value in values.items():
                 self.settings[name].parse(value, f"{self.name}:preset={preset}: {name}")

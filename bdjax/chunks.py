@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import metrics, programs, samples, sweep
+from bdjax import metrics, samples, stages, sweep
 from bdjax.groups import Group
 from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
@@ -18,6 +18,7 @@ from bdjax.jobs import Job
 from bdjax.keys import root, stream
 from bdjax.programs import Context
 from bdjax.stages import Cell, Shared, scalars
+from bdjax.train.descend import TAKEN
 from bdjax.types import PyTree, Trained, Weights, real
 
 CHECKPOINT_SECONDS = 120.0
@@ -40,11 +41,12 @@ def run(context: Context, group: Group, jobs: list[Job]) -> None:
     if group.kind == "score":
         _score(context, group, jobs, cells, shared, overlap)
         return
-    cells = cells.replace(previous=programs.first(group, cells))
+    if group.stages:
+        cells = cells.replace(left=stages.left_before(group.scene, cells))
     stage_run = _Run(context, group, cells, shared, jobs)
-    trained, finite = stage_run.run() if group.procedures else (None, None)
+    trained, finite = stage_run.run() if group.stages else (None, None)
     if group.kind == "audit":
-        _audit(context, group, jobs, cells.replace(previous=trained), shared)
+        _audit(context, group, jobs, cells.replace(left=trained), shared)
     else:
         _keep(context, jobs, trained, finite, stage_run.position)
     stage_run.checkpoint.remove()
@@ -129,7 +131,7 @@ class _Run:
     def run(self) -> tuple[Trained, np.ndarray]:
         """All stages to their end: the trained cells, stacked, and which of them did not diverge."""
         trained = finite = None
-        for index in range(self.position.stage, len(self.group.procedures)):
+        for index in range(self.position.stage, len(self.group.stages)):
             carry = self._begin(index, trained)
             carry = self._epochs(index, carry)
             _, (trained, finite) = self._call("finish", index, carry)
@@ -138,18 +140,19 @@ class _Run:
 
     def _begin(self, index: int, trained: Trained | None) -> PyTree:
         if trained is not None:
-            self.cells = self.cells.replace(previous=trained)
+            self.cells = self.cells.replace(left=trained)
         if self.resumed:
             self.resumed = False
-            carry = self.checkpoint.restore(self.group.carries[index])
-        else:
-            carry = self._call("begin", index, ())[1]
-        self.cells = self.cells.replace(previous=None)
+            carry, left = self.checkpoint.restore(self.group.checkpoints[index])
+            self.cells = self.cells.replace(left=left)
+            return carry
+        carry = self._call("begin", index, ())[1]
+        self.cells = stages.begun(self.cells)
         return carry
 
     def _epochs(self, index: int, carry: PyTree) -> PyTree:
         position, steps = self.position, self.steps[index]
-        while position.epoch < self.group.procedures[index].epochs:
+        while position.epoch < self.group.stages[index].epochs:
             sums = carry[1]
             while position.step < steps:
                 stop = min(steps, position.step + self.length)
@@ -159,8 +162,7 @@ class _Run:
                 self._took(time.perf_counter() - begun, stop - position.step)
                 position.step = stop
                 self._heed(carry)
-            means = {name: np.asarray(value, float)[: self.count] / steps for name, value in sums.items()}
-            position.curves.append({name: value.tolist() for name, value in means.items()})
+            position.curves.append(_means(sums, steps, self.count))
             position.epoch, position.step = position.epoch + 1, 0
         return carry
 
@@ -171,7 +173,7 @@ class _Run:
         self.context.progress.advanced(self._share(made), made * self.count)
 
     def _share(self, made: int) -> float:
-        epochs = [procedure.epochs for procedure in self.group.procedures]
+        epochs = [stage.epochs for stage in self.group.stages]
         lengths = [epoch * steps for epoch, steps in zip(epochs, self.steps, strict=True)]
         position = self.position
         done = sum(lengths[: position.stage]) + position.epoch * self.steps[position.stage] + position.step + made
@@ -182,10 +184,18 @@ class _Run:
         told = self.context.told()
         if not told and time.perf_counter() - self.saved < CHECKPOINT_SECONDS:
             return
-        self.checkpoint.save(carry, {"jobs": self.names, "position": asdict(self.position)})
+        self.checkpoint.save((carry, self.cells.left), {"jobs": self.names, "position": asdict(self.position)})
         self.saved = time.perf_counter()
         if told:
             raise Interrupted(told)
+
+
+def _means(sums: dict[str, jax.Array], steps: int, count: int) -> dict[str, list[float]]:
+    """The means of an epoch's infos over the steps that were taken, a value a cell; NaN where none was."""
+    sums = {name: np.asarray(value, float)[:count] for name, value in sums.items()}
+    taken = sums.pop(TAKEN, np.full(count, steps, float))
+    with np.errstate(invalid="ignore"):
+        return {name: (value / taken).tolist() for name, value in sums.items()}
 
 
 def _keep(context: Context, jobs: list[Job], trained: Trained, finite: np.ndarray, position: _Position) -> None:

@@ -90,8 +90,8 @@ def prepared(work: Work, shared: Shared, how: str, count: int):
 
     The step takes and gives the state: (state, epoch, start, stop) -> (state, sums of infos).
     """
-    recipe, procedure = work.recipe, work.recipe.stages[0]
-    functions = stages.stage(work.scene, procedure, recipe.needs)
+    recipe = work.recipe
+    functions = stages.stage(work.scene, recipe.stages[0], recipe.needs)
     settings = stages.scalars(recipe.spec.traced)
     mesh = sweep.mesh(how, count)
     cells = [Cell(np.uint32(seed), np.int32(0), {}, settings) for seed in range(count)]

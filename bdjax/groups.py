@@ -13,7 +13,7 @@ from bdjax.jobs import Job
 from bdjax.keys import number
 from bdjax.stages import Scene
 from bdjax.sweep import Program
-from bdjax.types import Audit, Net, Procedure, PyTree
+from bdjax.types import Audit, Net, PyTree, Stage
 from bdjax.work import Work
 
 
@@ -28,14 +28,14 @@ class Group:
     assets: str | None  # address of the attack's assets; None where it has none
     needs: tuple[str, ...]  # what the running method is given
     stream: str  # name of its random streams
-    procedures: tuple[Procedure, ...]
+    stages: tuple[Stage, ...]
     settings: Callable[[Job], Mapping[str, float]]  # the running method's float settings
     net: Net  # that the scored or audited weights belong to
     audit: Audit | None = None
     jobs: list[Job] = field(default_factory=list)
     capacity: int = 0  # cells at a time; 0 until it is decided
     programs: dict[Any, Program] = field(default_factory=dict)
-    carries: list[PyTree] = field(default_factory=list)  # shapes of the state of each stage
+    checkpoints: list[PyTree] = field(default_factory=list)  # shapes of what a checkpoint of each stage holds
     steps: list[int] = field(default_factory=list)  # in each epoch of each stage
 
     def streams(self, index: int) -> np.int32:
@@ -86,14 +86,14 @@ def _group(work: Work, job: Job, key: str, most: int) -> Group:
     own = searching or (bool(attack.train) and job.kind == "train" and job.method is None)
     scene = work.scene._replace(attack=attack, own=own, searching=searching)
 
-    def group(words, needs=(), stream="score", procedures=(), settings=lambda job: {}, audit=None) -> Group:
+    def group(words, needs=(), stream="score", stages=(), settings=lambda job: {}, audit=None) -> Group:
         label, net = " ".join(filter(None, words)), work.net_of(job.method)
         assets = _assets(work, job)
-        return Group(label, key, job.kind, scene, assets, needs, stream, procedures, settings, net, audit)
+        return Group(label, key, job.kind, scene, assets, needs, stream, stages, settings, net, audit)
 
     if searching:
-        words, procedures = (work.selection.text, job.attack), scene.select.search(most)
-        return group(words, ("train", "clean"), "search", procedures, lambda job: work.selection.traced)
+        words, stages = (work.selection.text, job.attack), scene.select.search(most)
+        return group(words, ("whole", "stamped"), "search", stages, lambda job: work.selection.traced)
     if job.kind == "score":
         return group(("score", job.method, job.attack))
     if job.kind == "audit":
@@ -105,6 +105,6 @@ def _group(work: Work, job: Job, key: str, most: int) -> Group:
         return group((job.method, job.attack), method.needs, "defense", method.stages, traced)
     words = ("victims", job.attack or "clean")
     if scene.own:
-        return group(words, ("train", "clean"), "victim", attack.train, lambda job: work.attacks[job.attack][0].traced)
+        return group(words, ("train", "whole"), "victim", attack.train, lambda job: work.attacks[job.attack][0].traced)
     recipe = work.recipe
     return group(words, recipe.needs, "victim", recipe.stages, lambda job: recipe.spec.traced)

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 
 from bdjax.types import Array, Key
 
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
+"""Of image files that are read, by Pillow's names."""
+
 
 def crop(key: Key, image: Array, padding: int, border: str = "black") -> Array:
     """A random crop of each image of a batch, shifted by up to `padding` pixels each way.

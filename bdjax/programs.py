@@ -16,7 +16,7 @@ from bdjax.io.store import Store
 from bdjax.jobs import TRAINING
 from bdjax.progress import Progress
 from bdjax.stages import Cell, Shared
-from bdjax.types import PyTree, Trained
+from bdjax.types import PyTree
 from bdjax.work import Work
 
 LARGEST = 32
@@ -25,8 +25,12 @@ LARGEST = 32
 SCALARS = {"begin": 2, "advance": 5, "finish": 2}
 """How many a stage's programs take: the count of cells, the number of the random streams; epoch, start, stop."""
 
-PARTS = {"begin": ("source", "init", "order", "step"), "advance": ("source", "order", "step"), "finish": ("finish",)}
-"""Of a procedure, what each of its programs is made of."""
+PARTS = {
+    "begin": ("source", "init", "order", "step"),
+    "advance": ("source", "order", "step", "renew"),
+    "finish": ("finish",),
+}
+"""Of a stage, what each of its programs is made of."""
 
 
 @dataclass
@@ -138,16 +142,17 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         return found
 
     cells = compiled("draw", (), jax.tree.map(widened, cell))[1][0]
-    cells = cells.replace(previous=first(group, cells))
-    group.carries, group.steps = [], []
-    for index, procedure in enumerate(group.procedures):
+    if group.stages:
+        cells = cells.replace(left=stages.left_before(group.scene, cells))
+    group.checkpoints, group.steps = [], []
+    for index, running in enumerate(group.stages):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cells)
-        group.steps.append(stages.steps(group.scene, procedure, group.needs, one, shared))
+        group.steps.append(stages.steps(group.scene, running, group.needs, one, shared))
         carry = compiled(f"begin {index}", (), cells)[1]
-        cells = cells.replace(previous=None)
-        group.carries.append(compiled(f"advance {index}", carry, cells)[0])
+        cells = stages.begun(cells)
+        group.checkpoints.append((compiled(f"advance {index}", carry, cells)[0], cells.left))
         trained = compiled(f"finish {index}", carry, cells)[1][0]
-        cells = cells.replace(previous=trained)
+        cells = cells.replace(left=trained)
     if group.kind not in TRAINING:
         compiled(group.kind, (), cells)
     memory.release()
@@ -157,16 +162,9 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
 def _identity(group: Group, name: str, arguments: PyTree) -> Hashable:
     """Programs of a group that are the same have the same identity, and others do not."""
     kind, _, index = name.partition(" ")
-    parts = [getattr(group.procedures[int(index)], part) for part in PARTS[kind]] if index else [name]
+    parts = [getattr(group.stages[int(index)], part) for part in PARTS[kind]] if index else [name]
     leaves, structure = jax.tree.flatten(arguments)
     return kind, *parts, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-def first(group: Group, cells: Cell) -> PyTree:
-    """What the first stage finds before it: where it is the attacker's own, the poison or what a search begins with."""
-    if group.scene.searching:
-        return Trained(None, {"priority": cells.priority, "count": cells.count})
-    return cells.poison if group.scene.own else None
 
 
 def cell_function(group: Group, name: str) -> Callable:
@@ -178,4 +176,4 @@ def cell_function(group: Group, name: str) -> Callable:
         return stages.score(group.scene, group.net)
     if kind == "audit":
         return stages.measure(group.scene, group.audit, group.needs, group.net)
-    return getattr(stages.stage(group.scene, group.procedures[int(index)], group.needs), kind)
+    return getattr(stages.stage(group.scene, group.stages[int(index)], group.needs), kind)

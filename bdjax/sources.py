@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Key, Poison, PyTree, Source, real
+from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Key, Poison, PyTree, Source, StampFn, real
 
 
 def _batch(image: Array, label: Array, row: Array) -> Batch:
@@ -27,7 +27,7 @@ def poisoned(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Sour
         role = poison.role[row]
 
         def where(wanted: int, stamp, image: Array) -> Array:
-            changed = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, poison.trigger, image, row)
+            changed = _stamp(stamp, assets, poison, image, row)
             return jnp.where((role == wanted)[:, None, None, None], changed, image)
 
         result = where(POISONED, attack.stamp, image)
@@ -38,8 +38,28 @@ def poisoned(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Sour
     return Source(data.label.size, read)
 
 
-def stamped(data: Data, trigger: PyTree, stamp, assets: PyTree) -> Source:
-    """Every row of a split under `stamp` (an attack's `stamp` or `query`), with its true label."""
+def _stamp(stamp: StampFn, assets: PyTree, poison: Poison, image: Array, row: Array) -> Array:
+    """Training images (b, height, width, channels) of rows int32 (b,), each under its own variant of the trigger."""
+
+    def one(image: Array, row: Array) -> Array:
+        variant = jnp.int8(0) if poison.variant is None else poison.variant[row]
+        return stamp(assets, poison.trigger | {"variant": variant}, image, row)
+
+    return jax.vmap(one)(image, row)
+
+
+def wanted(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Source:
+    """Every row of the training set under `attack`'s stamp and with the label that it wants."""
+
+    def read(row: Array) -> Batch:
+        image = _stamp(attack.stamp, assets, poison, _pixels(data, row), row)
+        return _batch(image, attack.goal(data.label[row]), row)
+
+    return Source(data.label.size, read)
+
+
+def stamped(data: Data, trigger: PyTree, stamp: StampFn, assets: PyTree) -> Source:
+    """Every row of a split under `stamp`, such as an attack's `query`, with its true label."""
 
     def read(row: Array) -> Batch:
         image = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, trigger, _pixels(data, row), row)
@@ -114,6 +134,15 @@ def total(source: Source, function, batch: int = 256) -> PyTree:
         return jax.tree.map(jnp.add, sums, read(index))
 
     return jax.lax.fori_loop(0, -(-source.size // batch), body, empty)
+
+
+def each(source: Source, function, batch: int = 256) -> PyTree:
+    """`function(batch) -> pytree` of leaves (b, ...) of all rows of a source: leaves (size, ...) in the rows' order."""
+    batch = min(batch, source.size)
+    rows = jnp.arange(-(-source.size // batch) * batch, dtype=jnp.int32)
+    rows = jnp.where(rows < source.size, rows, -1).reshape(-1, batch)
+    found = jax.lax.map(lambda row: function(source.read(row)), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: source.size], found)
 
 
 def shuffled(source: Source) -> Source:

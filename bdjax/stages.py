@@ -1,6 +1,6 @@
 """One cell of a study as pure functions: what is drawn for it, what a method is given, and the steps of its stages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +15,15 @@ from bdjax.types import (
     Array,
     Attack,
     Audit,
+    Batches,
     Data,
     Given,
     Key,
     Net,
     Poison,
-    Procedure,
     PyTree,
     Selection,
+    Stage,
     Trained,
     Weights,
     real,
@@ -54,7 +55,7 @@ class Cell:
     victim: Weights | None = None
     clean_model: Weights | None = None
     backdoored: Weights | None = None
-    previous: Any = None  # what the stage before left
+    left: Trained | None = None  # what the stage before left; its weights only until the next has begun
 
 
 class Scene(NamedTuple):
@@ -80,7 +81,7 @@ def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
 
 
 def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
-    """The cell with its rows and its poison, and the share of clean rows whose copies are poisoned."""
+    """The cell with its rows and poison; and the overlap, the share of clean rows whose copies are poisoned."""
     key, label = root(cell.seed), shared.train.label
     free = jnp.where(scene.barred, scene.classes, label)
     clean, valid = sources.balanced_rows(stream(key, "clean"), free, scene.classes, (scene.clean, scene.valid))
@@ -94,31 +95,30 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     eligible = attack.eligible(label)
     order = jnp.argsort(poison.rank(priority, eligible)).astype(jnp.int32)
     drawn = attack.init(stream(key, "poison"), shared.assets, cell.attack, label, priority, cell.count)
-    overlap = jnp.mean((drawn.role[clean] == POISONED).astype(real()))
+    # Where an attacker poisons batch by batch, the roles on record are those of no row that was trained on.
+    overlap = jnp.full((), jnp.nan) if attack.train else jnp.mean((drawn.role[clean] == POISONED).astype(real()))
     kept = jnp.where(eligible, priority, -jnp.inf) if scene.searching else None
     return cell.replace(poison=drawn, order=order, clean=clean, valid=valid, priority=kept), overlap
 
 
-def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
+def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
     """What a method is given: the fields that its card needs and no others."""
     whole, attack, needs = sources.split(shared.train), scene.attack, set(needs)
     trigger = None if cell.poison is None else cell.poison.trigger
 
     def wanted():
-        stamped = sources.stamped(shared.train, trigger, attack.stamp, shared.assets)
-        return sources.mapped(stamped, lambda batch: batch.replace(label=attack.goal(batch.label)))
+        return sources.wanted(shared.train, cell.poison, attack, shared.assets)
 
     def queried(data: Data):
         return sources.stamped(data, trigger, attack.query, shared.assets)
 
-    def seen():
-        return sources.poisoned(shared.train, cell.poison, attack, shared.assets)
-
     offers = {
-        "train": lambda: sources.concatenated(whole, wanted()) if scene.searching else seen(),
-        "clean": lambda: whole if scene.own else sources.subset(whole, cell.clean),
+        "train": lambda: sources.poisoned(shared.train, cell.poison, attack, shared.assets),
+        "clean": lambda: sources.subset(whole, cell.clean),
         "valid": lambda: sources.subset(whole, cell.valid),
         "victim": lambda: cell.victim,
+        "whole": lambda: whole,
+        "stamped": wanted,
         "clean_model": lambda: cell.clean_model,
         "target": lambda: attack.goal,
         "backdoored": lambda: cell.backdoored,
@@ -128,7 +128,18 @@ def door(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Give
         "test": lambda: sources.split(shared.test),
     }
     fields = {name: offer() for name, offer in offers.items() if name in needs}
-    return Given(cell.settings, images.augmentation(scene.padding, scene.flip), **fields)
+    carry = {} if cell.left is None else cell.left.carry
+    return Given(cell.settings, images.augmentation(scene.padding, scene.flip), carry=carry, **fields)
+
+
+def left_before(scene: Scene, cell: Cell) -> Trained:
+    """What the first stage finds: for an attacker's own training the poison on record, for a search where it starts."""
+    if scene.searching:
+        return Trained(None, {"priority": cell.priority, "count": cell.count, "round": jnp.zeros_like(cell.count)})
+    if scene.own:
+        poison = cell.poison
+        return Trained(None, {"trigger": poison.trigger, "count": cell.count, "role": poison.role})
+    return Trained(None, {})
 
 
 class StageFunctions(NamedTuple):
@@ -139,7 +150,7 @@ class StageFunctions(NamedTuple):
     finish: Any  # (carry, cell, shared, number) -> (carry, (Trained, finite))
 
 
-def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...]) -> StageFunctions:
+def stage(scene: Scene, running: Stage, needs: tuple[str, ...]) -> StageFunctions:
     """The cell functions of one stage.
 
     They take the `keys.number` of its random streams, so that equal stages of a method share their programs.
@@ -149,30 +160,56 @@ def stage(scene: Scene, procedure: Procedure, needs: tuple[str, ...]) -> StageFu
         return stream(root(cell.seed), number)
 
     def begin(state, cell: Cell, shared: Shared, number: Array):
-        given = door(scene, needs, cell, shared)
-        return state, train.begin(procedure, key(cell, number), given, cell.previous)
+        given = make_given(scene, needs, cell, shared)
+        return state, train.begin(running, key(cell, number), given, cell.left and cell.left.weights)
 
     def advance(carry, cell: Cell, shared: Shared, number: Array, epoch: Array, start: Array, stop: Array):
-        given = door(scene, needs, cell, shared)
-        carry = train.advance(procedure, key(cell, number), carry, given, epoch, start, stop)
+        given = make_given(scene, needs, cell, shared)
+        carry = train.advance(running, key(cell, number), carry, given, epoch, start, stop)
         return carry, carry[1]
 
     def finish(carry, cell: Cell, shared: Shared, number: Array):
-        trained = train.finish(procedure, key(cell, number), carry[0], door(scene, needs, cell, shared))
+        trained = train.finish(running, key(cell, number), carry[0], make_given(scene, needs, cell, shared))
         return carry, (trained, finite(trained.weights))
 
     return StageFunctions(begin, advance, finish)
 
 
-def steps(scene: Scene, procedure: Procedure, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
+def begun(cell: Cell) -> Cell:
+    """The cell once a stage has begun: of what the stage before left only the carry is still read."""
+    return cell if cell.left is None else cell.replace(left=cell.left.replace(weights=None))
+
+
+def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
     """Steps in each epoch of a stage for cells of these shapes."""
 
-    def order(cell: Cell, shared: Shared) -> Array:
-        given = door(scene, needs, cell, shared)
-        state = procedure.init(root(cell.seed), given, cell.previous)
-        return procedure.order(root(cell.seed), state, jnp.int32(0), given)
+    def order(cell: Cell, shared: Shared) -> Batches:
+        given = make_given(scene, needs, cell, shared)
+        state = running.init(root(cell.seed), given, cell.left and cell.left.weights)
+        return running.order(root(cell.seed), state, jnp.int32(0), given)
 
-    return jax.eval_shape(order, cell, shared).shape[0]
+    return jax.tree.leaves(jax.eval_shape(order, cell, shared))[0].shape[0]
+
+
+def run_stages(
+    scene: Scene, running: Sequence[Stage], needs: tuple[str, ...], numbers: Sequence[Array], cell: Cell, shared: Shared
+) -> tuple[Cell, dict[str, Array]]:
+    """All stages of a method in one program: the cell with what the last one left, and sums of its last infos.
+
+    numbers: of the random streams of each stage.
+    """
+    sums = {}
+    for one, number in zip(running, numbers, strict=True):
+        lifted, count = stage(scene, one, needs), steps(scene, one, needs, cell, shared)
+        carry, held = lifted.begin((), cell, shared, number)[1], begun(cell)
+
+        def epoch(index, carry, lifted=lifted, number=number, count=count, held=held):
+            return lifted.advance(carry, held, shared, number, index, 0, count)[0]
+
+        carry = jax.lax.fori_loop(0, one.epochs, epoch, carry)
+        left, sums = lifted.finish(carry, held, shared, number)[1][0], carry[1]
+        cell = cell.replace(left=left)
+    return cell, sums
 
 
 def finite(weights: Weights) -> Array:
@@ -180,11 +217,11 @@ def finite(weights: Weights) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(weights)]))
 
 
-def wrapped(net: Net, procedures: Iterable[Procedure]) -> Net:
+def wrapped(net: Net, running: Iterable[Stage]) -> Net:
     """The network that the last stage's weights belong to; where it is another one, its `plain` is `net`."""
     changed = net
-    for procedure in procedures:
-        changed = procedure.wrap(changed)
+    for each in running:
+        changed = each.wrap(changed)
     return net if changed is net else changed._replace(plain=net)
 
 
@@ -214,11 +251,11 @@ def score(scene: Scene, net: Net):
 
 
 def measure(scene: Scene, audit: Audit, needs: tuple[str, ...], net: Net):
-    """Cell function: what an audit measures; `cell.previous` is what its stages left."""
+    """Cell function: what an audit measures; `cell.left` is what its stages left."""
 
     def function(state, cell: Cell, shared: Shared):
         key = stream(root(cell.seed), "audit")
-        trained = cell.previous if audit.stages else Trained(cell.victim)
-        return state, audit.measure(key, net, trained, door(scene, needs, cell, shared))
+        trained = cell.left if audit.stages else Trained(cell.victim)
+        return state, audit.measure(key, net, trained, make_given(scene, needs, cell, shared))
 
     return function

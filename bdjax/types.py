@@ -6,7 +6,7 @@ threefry key.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Data:
 
 @struct.dataclass
 class Weights:
-    """What is saved, evaluated and audited of a network; optimizer state lives in a procedure's own state."""
+    """What is saved, evaluated and audited of a network; optimizer state lives in a stage's own state."""
 
     params: PyTree
     batch_stats: PyTree
@@ -48,6 +48,7 @@ class Poison:
     role: Array  # int8 (n,): CLEAN, POISONED or COVER
     label: Array  # int32 (n,): the labels that the victim sees
     trigger: PyTree  # nested dict of small arrays that `stamp` and `query` need
+    variant: Array | None = None  # int8 (n,): which of several triggers `stamp` puts on a row; None: 0 for all
 
 
 @struct.dataclass
@@ -62,7 +63,7 @@ class Batch:
 
 @struct.dataclass
 class Trained:
-    """What a procedure hands on: weights, and whatever else the next stage, the evaluation or the report needs."""
+    """What a stage hands on: weights, and whatever else the next stage, the evaluation or the report needs."""
 
     weights: Weights
     carry: PyTree = struct.field(default_factory=dict)  # nested dict of arrays
@@ -75,16 +76,26 @@ class Source(NamedTuple):
     read: Callable[[Array], Batch]  # row int32 (b,), -1 pads -> Batch
 
 
+Batches = Any
+"""A `Batch` or int32 rows of a stage with one source; a dict of them, by name, of a stage with several."""
+
+
 class Given(NamedTuple):
-    """The one door to data. Fields that are None were not given: a method's card names what it needs."""
+    """Everything a method may read. Fields that its card does not list in `needs` are None."""
 
     settings: Mapping[str, Array]  # name -> traced float ()
     augment: Callable[..., Array]  # the dataset's own augmentation of a batch of images: see `images.augmentation`
-    # The training set as the victim sees it; for a search, its clean rows and then all of them stamped, wanted label.
-    train: Source | None = None
-    clean: Source | None = None  # the defender's clean rows; for an attacker that controls training, the clean split
+    train: Source | None = None  # the training set as the victim sees it
+    clean: Source | None = None  # the defender's clean rows
     valid: Source | None = None  # further clean rows, on which thresholds are chosen
     victim: Weights | None = None  # the model that is purified or audited
+    # What the stage before left besides weights, readable through the whole stage. For the first stage of an attacker
+    # who controls training: `trigger`, `count` int32 () of rows to poison and `role` int8 (n,); of a search: `count`,
+    # `priority` float (n,), the rank, -inf for rows that must not be poisoned, and `round` int32 (), 0; else nothing.
+    carry: Mapping[str, PyTree] = {}
+    # For attackers alone.
+    whole: Source | None = None  # the clean split, for an attacker who controls training and for a search
+    stamped: Source | None = None  # for a search: the rows of `whole` with trigger and wanted label
     # What a defender would not have; a method that needs one of these is an oracle and the results say so.
     clean_model: Weights | None = None  # the victim of the same seed at ratio 0
     target: Callable[[Array], Array] | None = None  # the attack's goal: label -> wanted label
@@ -127,86 +138,162 @@ def everything(label: Array) -> Array:
     return jnp.ones_like(label, bool)
 
 
+class StampFn(Protocol):
+    """One image with the trigger.
+
+    assets: what `prepare` made. trigger: `Poison.trigger`, a dict; for a training row it holds `variant` int8 (), that
+    of `Poison.variant`. image: float (height, width, channels) in [0, 1]; so is the result. row: int32 (), its number
+    in the split.
+    """
+
+    def __call__(self, assets: PyTree, trigger: PyTree, image: Array, row: Array, /) -> Array: ...
+
+
+class CrossFn(Protocol):
+    """One test image with what only resembles the trigger, such as the trigger of `other`, another test image."""
+
+    def __call__(self, assets: PyTree, trigger: PyTree, image: Array, row: Array, other: Array, /) -> Array: ...
+
+
+class PoisonFn(Protocol):
+    """What is poisoned: label int32 (n,), priority float (n,), count int32 () of rows to poison, traced.
+
+    One compile serves every ratio, and count 0 is the clean baseline. settings: name -> float ().
+    """
+
+    def __call__(
+        self, key: Key, assets: PyTree, settings: Mapping[str, Array], label: Array, priority: Array, count: Array, /
+    ) -> Poison: ...
+
+
+class PrepareFn(Protocol):
+    """Assets, a pytree made once per dataset, model and settings and shared by all cells; data: the clean split."""
+
+    def __call__(self, key: Key, net: Net, data: Data, settings: Mapping[str, Array], /) -> PyTree: ...
+
+
+class LabelFn(Protocol):
+    """Of labels int32 (n,) or (): labels, or bool, of the same shape."""
+
+    def __call__(self, label: Array, /) -> Array: ...
+
+
 class Attack(NamedTuple):
     """A backdoor attack.
 
-    `init(key, assets, settings, label, priority, count) -> Poison`: label int32 (n,), priority float (n,), count
-    int32 () of rows to poison, traced: one compile serves every ratio, and count 0 is the clean baseline.
-    `stamp(assets, trigger, image, row) -> image`: one training image (height, width, channels), row int32 ().
-    `query(assets, trigger, image, row) -> image`: the same for a test image.
-    `goal(label) -> label`: what the attacker wants; ASR and RA count only images with goal(label) != label.
-    `eligible(label) -> bool`: the rows that may be poisoned.
-    `cover(assets, trigger, image, row) -> image`: a training image of role COVER; None where there are none.
-    `cross(assets, trigger, image, row, other) -> image`: a test image with what must leave its label though it is made
-    as the trigger is, such as the trigger of `other`, another test image; cross accuracy is measured on it. None where
-    the attack has none.
-    `prepare(key, net, data, settings) -> assets`: pytree made once per dataset, model and settings and shared by all
-    cells; None for ().
+    `goal`: label -> what the attacker wants; ASR and RA count only images with goal(label) != label.
+    `eligible`: label -> bool, the rows that may be poisoned.
+    `cover`: a training image of role COVER; None where there are none.
+    `cross`: what must leave a test image's label though it is made as the trigger is; cross accuracy is measured on it.
+    None where the attack has none.
+    `prepare`: None for assets ().
     `train`: the stages of an attacker who controls training; () for plain training. The last one's `carry` is the
     trigger that queries then use.
     """
 
-    init: Callable[..., Poison]
-    stamp: Callable[[PyTree, PyTree, Array, Array], Array]
-    query: Callable[[PyTree, PyTree, Array, Array], Array]
-    goal: Callable[[Array], Array]
-    eligible: Callable[[Array], Array] = everything
-    cover: Callable[[PyTree, PyTree, Array, Array], Array] | None = None
-    cross: Callable[[PyTree, PyTree, Array, Array, Array], Array] | None = None
-    prepare: Callable[..., PyTree] | None = None
-    train: tuple["Procedure", ...] = ()
+    init: PoisonFn
+    stamp: StampFn  # a training image
+    query: StampFn  # a test image
+    goal: LabelFn
+    eligible: LabelFn = everything
+    cover: StampFn | None = None
+    cross: CrossFn | None = None
+    prepare: PrepareFn | None = None
+    train: tuple["Stage", ...] = ()
+
+
+class RankFn(Protocol):
+    """The priority float (n,) of every training row: rows of higher priority are poisoned first."""
+
+    def __call__(self, key: Key, net: Net, attack: Attack, assets: PyTree, given: Given, /) -> Array: ...
 
 
 class Selection(NamedTuple):
     """Which rows are poisoned first.
 
-    `rank(key, net, attack, assets, given) -> priority float (n,)`: rows of higher priority are poisoned first.
     `search(most) -> stages`: for a selection that trains to find out, done for every seed and count before anything is
     poisoned; None where the rank is the answer. most: the largest count of the cells that are searched for together,
-    which may set shapes and must change no result. The first stage finds as `previous` a `Trained` without weights
-    whose carry has `count` int32 () of rows to poison and `priority` float (n,), the rank, -inf for rows that must not
-    be poisoned; the last one's carry has as `priority` the one that is used.
+    which may set shapes and must change no result. The last stage's carry has as `priority` the one that is used.
     """
 
-    rank: Callable[..., Array]
-    search: Callable[[int], tuple["Procedure", ...]] | None = None
+    rank: RankFn
+    search: Callable[[int], tuple["Stage", ...]] | None = None
 
 
-def unchanged(net: Net) -> Net:
+def identity(net: Net) -> Net:
     """The network as it is."""
     return net
 
 
-class Procedure(NamedTuple):
-    """Everything that changes a model: victim training, a stage of a defense, a stage of an audit.
+class SourceFn(Protocol):
+    """Where a stage's batches are read from: a `Source`, or a dict of them by name."""
 
-    `source(given) -> Source`: what its batches are read from.
-    `init(key, given, previous) -> S`: previous is what the stage before it left, a `Trained`, or for the first stage
-    None (for the first stage of an attack's own training: its `Poison`).
-    `order(key, S, epoch, given) -> int32 (steps, batch)`: rows of the source, -1 pads; the same shape in every epoch.
-    `step(key, S, batch, given) -> (S, info)`: pure; info is a flat dict of scalars.
-    `finish(key, S, given) -> Trained`.
-    `wrap(net) -> net`: the network that `finish`'s weights belong to, from the one that the stage before left: the
-    wraps of a defense's stages compose.
+    def __call__(self, given: Given, /) -> Any: ...
+
+
+class InitFn(Protocol):
+    """The state S before the first step; weights: what the stage before left, None for the first stage."""
+
+    def __call__(self, key: Key, given: Given, weights: Weights | None, /) -> PyTree: ...
+
+
+class OrderFn(Protocol):
+    """Rows of the source in an epoch, int32 (steps, b), -1 pads; a dict of such for a dict of sources.
+
+    The same shape in every epoch. It may read only what steps do not change, for it is asked again whenever the engine
+    goes on in the middle of an epoch.
     """
 
-    source: Callable[[Given], Source]
+    def __call__(self, key: Key, state: PyTree, epoch: Array, given: Given, /) -> Batches: ...
+
+
+class StepFn(Protocol):
+    """(S, info) after a step on a batch, or on a dict of them; info is a flat dict of scalars."""
+
+    def __call__(self, key: Key, state: PyTree, rows: Batches, given: Given, /) -> tuple[PyTree, dict[str, Array]]: ...
+
+
+class RefreshFn(Protocol):
+    """S for an epoch, before its first step; sums: of the infos of the epoch before."""
+
+    def __call__(self, key: Key, state: PyTree, sums: dict[str, Array], epoch: Array, given: Given, /) -> PyTree: ...
+
+
+class FinishFn(Protocol):
+    """What a stage leaves."""
+
+    def __call__(self, key: Key, state: PyTree, given: Given, /) -> Trained: ...
+
+
+class Stage(NamedTuple):
+    """Everything that changes a model: victim training, a stage of a defense, of an audit or of a search.
+
+    `wrap(net) -> net`: the network that `finish`'s weights belong to, from the one that the stage before left: the
+    wraps of a defense's stages compose.
+    `renew`: None where epochs need no preparation.
+    """
+
+    source: SourceFn
     epochs: int
-    init: Callable[..., PyTree]
-    order: Callable[..., Array]
-    step: Callable[..., tuple[PyTree, dict[str, Array]]]
-    finish: Callable[..., Trained]
-    wrap: Callable[[Net], Net] = unchanged
+    init: InitFn
+    order: OrderFn
+    step: StepFn
+    finish: FinishFn
+    wrap: Callable[[Net], Net] = identity
+    renew: RefreshFn | None = None
 
 
-Defense = tuple[Procedure, ...]
+Defense = tuple[Stage, ...]
+
+
+class MeasureFn(Protocol):
+    """Figures of a model, name -> Array; net: the network that the audited weights belong to."""
+
+    def __call__(self, key: Key, net: Net, trained: Trained, given: Given, /) -> dict[str, Array]: ...
 
 
 class Audit(NamedTuple):
-    """A question put to a model: `stages` change a copy of it, `measure(key, net, trained, given)` answers.
+    """A question put to a model: `stages` change a copy of it, `measure` answers."""
 
-    measure returns a dict of name -> Array; net is the network that the audited weights belong to.
-    """
-
-    stages: tuple[Procedure, ...]
-    measure: Callable[..., dict[str, Array]]
+    stages: tuple[Stage, ...]
+    measure: MeasureFn

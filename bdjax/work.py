@@ -16,7 +16,7 @@ from bdjax.io import datasets
 from bdjax.keys import root
 from bdjax.stages import Cell, Scene, Shared, scalars, steps, wrapped
 from bdjax.study import Study
-from bdjax.types import Attack, Audit, Net, Poison, Procedure, Weights, real
+from bdjax.types import Attack, Audit, Net, Poison, Stage, Weights, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
@@ -29,7 +29,7 @@ class Method:
     spec: Spec
     card: Card
     needs: tuple[str, ...]  # fields of Given, under its settings
-    stages: tuple[Procedure, ...] = ()  # of a defense; an audit is built for the network that it is put to
+    stages: tuple[Stage, ...] = ()  # of a defense; an audit is built for the network that it is put to
 
     @property
     def oracle(self) -> bool:

@@ -19,67 +19,54 @@ import os
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 import bdjax
 from bdjax import report, train
 from bdjax.cards import Card, Method, Setting
-from bdjax.types import Procedure, Trained, Weights
+from bdjax.types import Trained, Weights
 
 fast = os.environ.get("BDJAX_FAST") == "1"
 
 # %% [markdown]
-# ## The state
-#
-# What the method carries from step to step, as a frozen dataclass of arrays. There is no object to change: a step takes
-# one state and returns the next, so a hundred models can be trained by one compiled program.
-
-# %%
-
-
-@struct.dataclass
-class State:
-    """The weights now, their running mean, and how many steps were taken."""
-
-    weights: Weights
-    mean: Weights
-    step: jax.Array
-
-
-# %% [markdown]
 # ## The functions
 #
-# `given` is the one door to data. It holds what the card below asks for and nothing else: a defense cannot peek at the
-# trigger by accident. `given.settings` holds the float settings as traced numbers, so sweeping them compiles nothing.
+# A defense is a tuple of stages, and `train.descend` makes a stage of a few pure functions: what moves and what else a
+# step leaves to the next, the gradient, the optimizer, and what comes out. There is no object to change, so a hundred
+# models can be trained by one compiled program.
+#
+# `given` holds what the card below asks for and nothing else: a defense cannot peek at the trigger by accident.
+# `given.settings` holds the float settings as traced numbers, so sweeping them compiles nothing.
 
 
 # %%
 def make(net, shape, classes, *, epochs, batch):
     """The stages of the defense for this network: here, one."""
 
-    def source(given):
-        return given.clean
+    def begin(key, given, weights):
+        first = train.start(given, weights)  # what an earlier stage left, else the victim
+        return first.params, {"batch_stats": first.batch_stats, "mean": first, "count": jnp.zeros((), jnp.int32)}
 
-    def init(key, given, previous):
-        weights = train.start(given, previous)  # what an earlier stage left, else the victim
-        return State(weights, weights, jnp.zeros((), jnp.int32))
+    def gradient(key, params, still, rows, given):
+        weights = Weights(params, still["batch_stats"])
+        slope, batch_stats, info = train.loss_gradient(net, weights, rows.image, rows)
+        return slope, still | {"batch_stats": batch_stats}, info
 
-    def order(key, state, epoch, given):
-        return train.shuffled(key, source(given).size, batch)  # rows of the source, -1 pads the last batch
+    def average(params, still, rows, given, clock):  # after every step: the running mean of the weights so far
+        count, weights = still["count"] + 1, Weights(params, still["batch_stats"])
+        mean = jax.tree.map(lambda m, w: m + (w - m) / count, still["mean"], weights)
+        return params, still | {"mean": mean, "count": count}
 
-    def step(key, state, rows, given):
-        image = given.augment(key, rows.image)
-        gradient, batch_stats, info = train.loss_gradient(net, state.weights, image, rows)
-        rate = given.settings["learning_rate"]
-        params = jax.tree.map(lambda w, g: w - rate * g, state.weights.params, gradient)
-        weights, count = Weights(params, batch_stats), state.step + 1
-        mean = jax.tree.map(lambda m, w: m + (w - m) / count, state.mean, weights)
-        return State(weights, mean, count), info
-
-    def finish(key, state, given):
-        return Trained(state.mean)
-
-    return (Procedure(source, epochs, init, order, step, finish),)
+    stage = train.descend(
+        lambda given: given.clean,
+        epochs=epochs,
+        batch=batch,
+        begin=begin,
+        gradient=gradient,
+        rule=train.sgd(momentum=None, decay=None),
+        project=average,
+        leave=lambda key, state, given: Trained(state.still["mean"]),
+    )
+    return (stage,)
 
 
 # %% [markdown]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.adaptive_patch import quarters
+from bdjax.attacks.adaptive_patch import quarter
 from bdjax.attacks.patches import corners, disc, emblem, noise_square, together
 from bdjax.cards import lookup
 from bdjax.keys import root
@@ -33,10 +33,13 @@ def poison(settings: str = "", count: int = 8, rows: int = 40):
 def test_quarters_of_the_chosen_rows_in_order(count, sizes):
     chosen = np.zeros(20, bool)
     chosen[np.arange(count) * 2 + 3] = True  # rows 3, 5, 7, ...
-    begins = np.asarray(quarters(jnp.asarray(chosen)))
-    number = (np.arange(20)[:, None] >= begins).sum(1)[chosen]
+    number = np.asarray(quarter(jnp.asarray(chosen)))[chosen]
     assert [int((number == part).sum()) for part in range(4)] == sizes
     assert (np.diff(number) >= 0).all()
+
+
+def trigger(result, row: int) -> dict:
+    return result.trigger | {"variant": result.variant[row]}
 
 
 def changed(before, after) -> set:
@@ -52,7 +55,7 @@ def test_each_quarter_of_the_rows_gets_its_own_patch(role, stamp, each):
     attack, _, result = poison()
     image = jnp.full(SHAPE, 0.37)
     rows = np.flatnonzero(result.role == role)
-    found = [changed(image, getattr(attack, stamp)((), result.trigger, image, jnp.int32(row))) for row in rows]
+    found = [changed(image, getattr(attack, stamp)((), trigger(result, row), image, jnp.int32(row))) for row in rows]
     patches = (emblem(SHAPE), disc(SHAPE), corners(SHAPE), noise_square(SHAPE))
     assert found == [inside(patch) for patch in patches for _ in range(each)]
 
@@ -63,7 +66,7 @@ def test_patches_are_as_faint_as_published():
     patches = (emblem(SHAPE), disc(SHAPE), corners(SHAPE), noise_square(SHAPE))
     for row, patch, alpha in zip(rows, patches, (0.5, 0.2, 0.5, 0.3), strict=True):
         expected = image + alpha * patch.mask * (patch.picture - 0.37)
-        np.testing.assert_allclose(attack.stamp((), result.trigger, image, jnp.int32(row)), expected, atol=1e-6)
+        np.testing.assert_allclose(attack.stamp((), trigger(result, row), image, jnp.int32(row)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

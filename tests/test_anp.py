@@ -7,11 +7,12 @@ import pytest
 
 from bdjax import metrics, sources, train
 from bdjax.cards import lookup
-from bdjax.defenses.anp import ANP, Noise, gradient, masked, pruned, random_noise, worst
+from bdjax.defenses.anp import ANP, Noise, gradient, masked, random_noise, worst
 from bdjax.defenses.none import NONE
+from bdjax.defenses.pruning import prune_scales
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
-from bdjax.types import Batch, Data, Given, Layer, Net, Weights
+from bdjax.types import Batch, Data, Given, Layer, Net, Source, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3
 
@@ -104,15 +105,14 @@ def learnt(text: str, label: int) -> list[float]:
     net, weights = one_neuron()
     spec = lookup(text, {"anp": ANP}, "defense")
     stage = ANP.make(net, (1, 1, 1), 2, **spec.static)[0]
-    given = Given(spec.traced, lambda key, image: image, victim=weights)
     rows = Batch(jnp.ones((1, 1, 1, 1)), jnp.full(1, label), jnp.zeros(1, jnp.int32), jnp.ones(1))
+    given = Given(spec.traced, lambda key, image: image, clean=Source(1, lambda row: rows), victim=weights)
     state, seen = stage.init(None, given, None), []
     for number in range(2):
         state, _ = stage.step(jax.random.key(number), state, rows, given)
-        seen.append(float(state.mask["norm"][0]))
-    left = stage.finish(None, state, given)
-    jax.tree.map(np.testing.assert_array_equal, left.weights, weights)
-    assert left.carry["mask"] is state.mask
+        left = stage.finish(None, state, given)
+        jax.tree.map(np.testing.assert_array_equal, left.weights, weights)
+        seen.append(float(left.carry["mask"]["norm"][0]))
     return seen
 
 
@@ -138,7 +138,7 @@ def test_pruning_takes_the_scale_and_keeps_the_bias():
     norms = [layer for layer in net.layers if layer.kind == "norm"]
     mask = {layer.name: jnp.ones(weights.params[layer.path[0]][layer.path[1]]["scale"].shape) for layer in norms}
     mask["layer2_0.bn2"] = jnp.array([0.2, 0.21, 0.0, 1.0])
-    after = pruned(net, weights, mask, jnp.array(0.2))
+    after = prune_scales(net, weights, mask, jnp.array(0.2))
     # At the threshold counts as below it, and what stays has its scale whole, not times its mask.
     np.testing.assert_array_equal(after.params["layer2_0"]["bn2"]["scale"], [0, 1, 0, 1])
     after.params["layer2_0"]["bn2"]["scale"] = weights.params["layer2_0"]["bn2"]["scale"]

@@ -119,7 +119,7 @@ def test_vmap_of_init_is_a_loop_bit_for_bit(name):
 
 def test_stamps_keep_shape_dtype_and_range_and_change_the_image(name):
     attack, assets, poison = init(name)
-    trigger = poison(root(0), jnp.int32(8)).trigger
+    trigger = poison(root(0), jnp.int32(8)).trigger | {"variant": jnp.int8(0)}
     image = data().image[1].astype(jnp.float32) / 255
     for stamp in filter(None, (attack.stamp, attack.query, attack.cover)):
         result = stamp(assets, trigger, image, jnp.int32(1))
@@ -180,8 +180,8 @@ def test_card_tells_whose_work_it_is(name):
     card = ATTACKS[name].card
     assert card.name == name
     assert str(card.year) in card.citation and "https://" in card.citation
-    assert card.stage in ("data", "training")
-    assert (card.stage == "training") == bool(prepared(name)[0].train)
+    own = bool(prepared(name)[0].train)
+    assert (card.stage, card.controls) == (("training", "training") if own else ("pre-training", "data"))
 
 
 def test_a_target_that_is_no_class_is_refused(name):

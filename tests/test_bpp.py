@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from bdjax.attacks import ATTACKS, partners
 from bdjax.attacks.quantization import dithered, quantized
@@ -138,12 +139,12 @@ def stepped(count: int):
     def run(poison):
         seen = []
         source = Source(clean.size, lambda row: seen.append(row) or clean.read(row))
-        given = Given(settings, lambda key, image: image, clean=source)
-        state = attack.train[0].init(root(0), given, poison)
-        return attack.train[0].step(root(1), state, rows, given)[0].fit.weights, seen[0]
+        given = Given(settings, lambda key, image: image, carry=tiny.on_record(poison).carry, whole=source)
+        state = attack.train[0].init(root(0), given, None)
+        return attack.train[0].step(root(1), state, rows, given)[0], seen[0]
 
-    weights, partner = run(poisoned(attack, settings, count))
-    return weights.batch_stats, jnp.argmax(weights.params, axis=1), rows, clean.read(partner).image
+    state, partner = run(poisoned(attack, settings, count))
+    return state.still["batch_stats"], jnp.argmax(state.moving, axis=1), rows, clean.read(partner).image
 
 
 def test_training_quantises_and_relabels_the_first_rows_and_gives_the_next_another_ones_error():
@@ -170,9 +171,9 @@ def test_training_hands_on_the_trigger_it_was_given():
 
     def given(operands):
         rows, floats = operands
-        return Given(floats, lambda key, image: image, clean=split(rows))
+        return Given(floats, lambda key, image: image, whole=split(rows))
 
-    trained = fit(root(0), attack.train[0], given, (data(), settings), poison)
+    trained = fit(root(0), attack.train[0], given, (data(), settings), tiny.on_record(poison))
     jax.tree.map(np.testing.assert_array_equal, trained.carry, poison.trigger)
 
 

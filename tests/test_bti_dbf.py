@@ -1,11 +1,13 @@
 """Facts of BTI-DBF: the losses of its stages on two features by hand, what stages hand on, and the generator."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources
+from bdjax import sources, train
 from bdjax.cards import lookup
 from bdjax.defenses.bti_dbf import BTI_DBF, unlearned
 from bdjax.defenses.inversion import Inverter, bounded, decoupling, detected, inverter, moments, restoring, reversing
@@ -46,25 +48,26 @@ def test_mask_is_half_at_first_and_stays_between_0_and_1():
 
 def test_mask_learns_what_the_label_depends_on():
     """Features (log 3, 0), label 0, mask 1/2: both terms fall together, at 1/2 log 3 (1 - p), p = 1 / (1 + 3^-1/2)."""
-    kept = {"statistics": VICTIM.batch_stats}
-    slope = jax.grad(decoupling(FOUND, True), has_aux=True)
-    found, (changes, info) = slope(jnp.zeros(2), VICTIM, kept, rows((LOG3, 0)), {})
+    still, given = {"weights": VICTIM, "statistics": VICTIM.batch_stats}, Given({}, None)
+    slope = jax.grad(decoupling(FOUND, True), argnums=1, has_aux=True)
+    found, (after, info) = slope(None, jnp.zeros(2), still, rows((LOG3, 0)), given)
     away = 1 - 1 / (1 + 3**-0.5)
     # More of the mask lowers the loss inside and raises that outside; half of it by the mask's own slope.
     np.testing.assert_allclose(found, [-2 * LOG3 * away / 2, 0], rtol=1e-5)
     np.testing.assert_allclose([info["inside"], info["outside"]], -np.log(1 - away), rtol=1e-5)
-    assert changes["statistics"]["passes"] == 1
-    _, (changes, _) = decoupling(FOUND, False)(jnp.zeros(2), VICTIM, kept, rows((LOG3, 0)), {})
-    assert changes["statistics"]["passes"] == 0
+    assert after["statistics"]["passes"] == 1
+    _, (after, _) = decoupling(FOUND, False)(None, jnp.zeros(2), still, rows((LOG3, 0)), given)
+    assert after["statistics"]["passes"] == 0
 
 
 def generator_loss(settings, number=0, deviation=1.0, target=0):
     """Shifts (0.4, 0.2) of standardised pixels under the mask (1, 0)."""
     settings = {"image_bound": 0.3, "feature_bound": 3.0, "benign_weight": 0.01} | settings
     pixels = {"mean": jnp.zeros(2), "deviation": jnp.full(2, deviation)}
-    kept = {"statistics": {"passes": jnp.zeros(())}, "mask": jnp.array([1.0, 0.0]), "pixels": pixels}
-    kept |= {"target": jnp.int32(target), "round": jnp.int32(number)}
-    return reversing(FOUND)(jnp.array([0.4, 0.2]), VICTIM, kept, rows((0, 0)), settings)[0]
+    carry = {"statistics": {"passes": jnp.zeros(())}, "mask": jnp.array([1.0, 0.0]), "pixels": pixels}
+    carry |= {"target": jnp.int32(target), "round": jnp.int32(number)}
+    given = Given(settings, None, carry=carry)
+    return reversing(FOUND)(None, jnp.array([0.4, 0.2]), {"weights": VICTIM}, rows((0, 0)), given)[0]
 
 
 @pytest.mark.parametrize(
@@ -96,10 +99,10 @@ def test_generator_wants_the_target_after_round_0_in_either_case(settings):
 
 def test_pretraining_by_hand():
     """Logits (log 3, 0) are the chances (3/4, 1/4); swapped, those are taken for logits and the guess for the label."""
-    kept, image = {"pixels": PIXELS}, rows((LOG3, 0))
+    still, image = {"weights": VICTIM, "pixels": PIXELS}, rows((LOG3, 0))
 
     def value(agreement, shift):
-        return restoring(FOUND, agreement)(jnp.array([0.0, shift]), VICTIM, kept, image, {})[0]
+        return restoring(FOUND, agreement)(None, jnp.array([0.0, shift]), still, image, Given({}, None))[0]
 
     np.testing.assert_allclose(value("prediction", 0.0), np.log(4) - 0.75 * LOG3, rtol=1e-5)
     np.testing.assert_allclose(value("swapped", 0.0), np.log1p(np.exp(-0.5)) + 0.25 * 0.5, rtol=1e-5)
@@ -181,23 +184,20 @@ def test_stages_hand_on_what_the_next_needs():
     spec = lookup("bti_dbf:rounds=2,width=1,blocks=0,batch=4", {"bti_dbf": BTI_DBF}, "defense")
     stages = BTI_DBF.make(net, (8, 8, 3), 3, **spec.static)
     data = Data(jnp.zeros((6, 8, 8, 3), jnp.uint8), jnp.zeros(6, jnp.int32))
-    given = Given(spec.traced, lambda key, image: image, clean=sources.split(data), victim=net.init(jax.random.key(0)))
+    operands = data, net.init(jax.random.key(0))
+
+    def given(operands):
+        return Given(spec.traced, lambda key, image: image, clean=sources.split(operands[0]), victim=operands[1])
+
     assert [stage.epochs for stage in stages] == [50, *(20, 30, 30) * 2]
 
-    carries, previous = [], None
+    carries, left = [], None
     for stage in stages:
-
-        def after(previous, stage=stage):
-            state = stage.init(jax.random.key(0), given, previous)
-            order = stage.order(jax.random.key(0), state, jnp.int32(0), given)
-            state, _ = stage.step(jax.random.key(0), state, given.clean.read(order[0]), given)
-            return stage.finish(jax.random.key(0), state, given)
-
-        previous = jax.eval_shape(after, previous)
-        carries.append(set(previous.carry))
+        left = jax.eval_shape(partial(train.fit, jax.random.key(0), stage, given, operands), left)
+        carries.append(set(left.carry))
     made = {"pixels", "generator", "adam", "optimizer", "target", "round"}
-    left = [made | {"mask", "statistics"}, made, made]
-    assert carries == [made, *left, *left[:2], {"target"}]
+    again = [made | {"mask", "statistics"}, made, made]
+    assert carries == [made, *again, *again[:2], {"target"}]
     # The rounds are one and the same program but for what is left at the end.
     assert stages[1:3] == stages[4:6] and stages[3].step is stages[6].step
 

@@ -1,9 +1,10 @@
 """What holds for every registered defense, audit, model and selection: a new one is tested by being registered."""
 
 import inspect
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
 from bdjax.stages import Cell, Scene, Shared
 from bdjax.sweep import batched, pick, stack
-from bdjax.types import Audit, Data, Given, Procedure, Trained, real
+from bdjax.types import Audit, Data, Given, Stage, Trained, real
 
 SHAPE, CLASSES, ROWS, TESTED = (8, 8, 3), 3, 48, 12
 
@@ -52,6 +53,9 @@ SMALLEST = {
     "fine_pruning": f"epochs=1,batch=8,{CHOSEN}",
     "i_bau": "rounds=1,batch=8,terms=2",
     "tsbd": "unlearning_epochs=2,unlearning_rate=0.1,epochs=1,batch=8",
+    "rnp": f"unlearning_epochs=2,stop=0,recovery_epochs=2,batch=8,recovery_rate=5,choose=valid,tried=4,{CHOSEN}",
+    "nc": "inversion_epochs=2,inversion_batch=8,batch=8",
+    "spectral": "epochs=1,batch=16",
     "retuning": "rows=10,poisoned=2,epochs=1,batch=5",
     "reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "connectivity": "points=3,epochs=1,batch=8",
@@ -71,14 +75,13 @@ OTHER = {
     "i_bau": {"radius": 0.01},
     "tsbd": {"unlearning_rate": 1.0, "stop": 0.0},
     "clp": {"allowed": 0.0, "u": 2.0},
+    "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 
 QUICKLY = {"xla_backend_optimization_level": 0}
 """How programs are compiled here: compiling is most of this file's time."""
-
-STAGES = ("data", "training", "pre-training", "in-training", "post-training", "inference", "")
 
 
 def own(registry: dict[str, Method]) -> dict[str, Method]:
@@ -128,7 +131,7 @@ class Built(NamedTuple):
 
     card: Card
     needs: tuple[str, ...]
-    stages: tuple[Procedure, ...]
+    stages: tuple[Stage, ...]
     audit: Audit | None
     settings: dict[str, float]
 
@@ -172,27 +175,36 @@ def cells(pairs, settings: list[dict[str, float]]) -> Cell:
     return drawing()(pairs).replace(settings=stack(scalars, 2))
 
 
+AT_ONCE = 10**6
+"""More steps than any epoch here has: see `whole`."""
+
+
 def whole(built: Built):
-    """All that a method does with a drawn cell: what its stages leave, sums of the last infos, an audit's figures."""
+    """All that a method does with a drawn cell: what its stages leave, sums of the last infos, an audit's figures.
+
+    Every epoch is advanced in two calls, `cut` steps and the rest.
+    """
     place, needs = scene(), built.needs
 
-    def function(state, cell: Cell, shared: Shared):
+    def function(state, cell: Cell, shared: Shared, cut):
         sums, figures = {}, {}
-        for index, procedure in enumerate(built.stages):
-            lifted, streams = stages.stage(place, procedure, needs), number(f"method {index}")
-            steps = stages.steps(place, procedure, needs, cell, shared)
-            _, carry = lifted.begin((), cell, shared, streams)
+        for index, one in enumerate(built.stages):
+            lifted, streams = stages.stage(place, one, needs), number(f"method {index}")
+            steps = stages.steps(place, one, needs, cell, shared)
+            carry, cell = lifted.begin((), cell, shared, streams)[1], stages.begun(cell)
 
-            def epoch(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
-                return lifted.advance(carry, cell, shared, streams, index, 0, steps)[0]
+            def piece(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
+                middle = jnp.minimum(cut, steps)
+                start, stop = jnp.where(index % 2, middle, 0), jnp.where(index % 2, steps, middle)
+                return lifted.advance(carry, cell, shared, streams, index // 2, start, stop)[0]
 
-            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, carry)
-            _, (trained, _) = lifted.finish(carry, cell, shared, streams)
-            cell, sums = cell.replace(previous=trained), carry[1]
+            carry = jax.lax.fori_loop(0, 2 * one.epochs, piece, carry)
+            left, sums = lifted.finish(carry, cell, shared, streams)[1][0], carry[1]
+            cell = cell.replace(left=left)
         if built.audit:
             net = stages.wrapped(place.net, built.stages)
             figures = stages.measure(place, built.audit, needs, net)(state, cell, shared)[1]
-        return state, (cell.previous, sums, figures)
+        return state, (cell.left, sums, figures)
 
     return function
 
@@ -215,10 +227,11 @@ def run(name: str) -> Run:
     built = build(name)
     several = [built.settings, {key: 0.9 * value for key, value in built.settings.items()}]
     both = cells(PAIRS, several)
-    programs = {how: compiled(whole(built), how, (), both, shared(), jnp.int32(2)) for how in ("map", "vmap")}
+    fixed = (), both, shared(), jnp.int32(2), jnp.int32(AT_ONCE)
+    programs = {how: compiled(whole(built), how, *fixed) for how in ("map", "vmap")}
 
-    def call(cells: Cell, count: int = 1, how: str = "map"):
-        return programs[how]((), cells, shared(), jnp.int32(count))[1]
+    def call(cells: Cell, count: int = 1, how: str = "map", cut: int = AT_ONCE):
+        return programs[how]((), cells, shared(), jnp.int32(count), jnp.int32(cut))[1]
 
     alone = [pick(call(cells([pair], [settings])), 0) for pair, settings in zip(PAIRS, several, strict=True)]
     return Run(built, call, alone, call(both, 2), call(both, 2, "vmap"))
@@ -227,10 +240,6 @@ def run(name: str) -> Run:
 @pytest.fixture(params=sorted(METHODS))
 def name(request):
     return request.param
-
-
-def same(one, two, tolerance: float) -> None:
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), one, two)
 
 
 def differ(one, two) -> bool:
@@ -244,9 +253,17 @@ def test_there_is_a_small_size_for_every_method():
 def test_cells_in_a_batch_are_what_they_are_alone(name):
     found = run(name)
     for index in range(2):
-        same(pick(found.mapped, index), found.alone[index], 0)
-        same(pick(found.batched, index), found.alone[index], 1e-9)
+        chex.assert_trees_all_equal(pick(found.mapped, index), found.alone[index])
+        chex.assert_trees_all_close(pick(found.batched, index), found.alone[index], rtol=1e-9, atol=1e-9)
     assert differ(found.alone[0], found.alone[1])
+
+
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_an_epoch_in_pieces_is_an_epoch(name, how):
+    found = run(name)
+    settings = [found.built.settings, {key: 0.9 * value for key, value in found.built.settings.items()}]
+    pieces = found.call(cells(PAIRS, settings), 2, how, cut=1)
+    chex.assert_trees_all_equal(pieces, found.mapped if how == "map" else found.batched)
 
 
 def test_one_program_serves_other_seeds_and_counts(name):
@@ -278,7 +295,8 @@ def test_what_is_left_is_finite_and_can_be_kept(name, tmp_path):
         assert isinstance(trained, Trained) and isinstance(trained.carry, dict)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
         save_trained(tmp_path / "one.safetensors", trained)
-        same(load_trained(tmp_path / "one.safetensors")[0], jax.tree.map(np.asarray, trained), 0)
+        found = load_trained(tmp_path / "one.safetensors")[0]
+        chex.assert_trees_all_equal(found, jax.tree.map(np.asarray, trained))
 
 
 def test_weights_fit_the_network_that_is_left(name):
@@ -305,14 +323,14 @@ def test_a_method_is_given_what_its_card_names_and_no_more(name):
     built, place = build(name), scene()
     seen = []
 
-    def door(cell: Cell, shared: Shared):
-        seen.append(stages.door(place, built.needs, cell, shared))
+    def look(cell: Cell, shared: Shared):
+        seen.append(stages.make_given(place, built.needs, cell, shared))
         return ()
 
-    jax.eval_shape(door, pick(cells(PAIRS, [built.settings]), 0), shared())
+    jax.eval_shape(look, pick(cells(PAIRS, [built.settings]), 0), shared())
     for field in NEEDS:
         assert (getattr(seen[0], field) is not None) == (field in built.needs), field
-    assert set(Given._fields) == NEEDS | {"settings", "augment"}
+    assert set(Given._fields) == NEEDS | {"settings", "augment", "carry"}
     assert built.card.oracle == bool(ORACLE & set(built.card.needs))
 
 
@@ -339,7 +357,8 @@ def test_card_is_complete(name, method):
     assert card.title and card.kind and card.version >= 1 and card.smallest >= 1
     assert str(card.year) in card.citation
     assert "https://" in card.citation or "arXiv" in card.citation or "doi" in card.citation
-    assert card.stage in STAGES
+    assert (card.stage is None) == (name in MODELS or name in ANALYSES)
+    assert bool(card.controls) == (name in ATTACKS)
     assert set(card.needs) <= (OF_DATASET if name in MODELS else NEEDS) and len(set(card.needs)) == len(card.needs)
     for text in card.more_needs:
         setting, value = text.split("=")
@@ -358,7 +377,7 @@ def test_card_is_complete(name, method):
 
 @pytest.mark.parametrize("name", sorted({**own(DEFENSES), **own(AUDITS)}))
 def test_defenses_and_audits_say_when_they_act_and_what_they_change(name):
-    assert METHODS[name].card.stage in ("pre-training", "in-training", "post-training", "inference")
+    assert METHODS[name].card.stage
     assert METHODS[name].card.changes
 
 
@@ -374,7 +393,7 @@ def test_selections_rank_all_rows_the_same_alone_and_in_a_batch(name):
     many = jax.vmap(priority)(jnp.arange(2, dtype=jnp.uint32))
     assert many.shape == (2, ROWS) and many.dtype == real() and np.isfinite(many).all()
     for seed in range(2):
-        same(many[seed], priority(jnp.uint32(seed)), 1e-12)
+        chex.assert_trees_all_close(many[seed], priority(jnp.uint32(seed)), rtol=1e-12, atol=1e-12)
     assert differ(many[0], many[1])
 
 
@@ -393,4 +412,5 @@ def test_models_work_at_their_smallest_size_alone_and_in_a_batch(name):
     alone = compiled(logits, "map", (), seeds, (), jnp.int32(2))
     assert many[0].shape == (2, 3, 2) and np.isfinite(many[0]).all()
     for index in range(2):
-        same(pick(alone((), seeds[index:].repeat(2)[:2], (), jnp.int32(1))[1], 0), pick(many, index), 1e-9)
+        one = pick(alone((), seeds[index:].repeat(2)[:2], (), jnp.int32(1))[1], 0)
+        chex.assert_trees_all_close(one, pick(many, index), rtol=1e-9, atol=1e-9)

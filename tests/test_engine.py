@@ -15,13 +15,14 @@ import tiny
 import xarray as xr
 
 import bdjax
-from bdjax import cards, chunks, drivers, memory, poison, programs, recipes, train, work
+from bdjax import cards, chunks, drivers, memory, poison, programs, train, work
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
 from bdjax.io import results
 from bdjax.io.checkpoints import Checkpoint
 from bdjax.stages import Shared
-from bdjax.types import Attack, Poison, Procedure, Trained
+from bdjax.train import recipes
+from bdjax.types import Attack, Poison, Stage, Trained, Weights
 
 FT, AUDIT = "ft:epochs=2,batch=8,learning_rate=1", "retuning:epochs=1,poisoned=2"
 USUAL = {"defenses": ("none", FT), "audits": (AUDIT,)}
@@ -414,10 +415,10 @@ def test_ft_sam_of_radius_zero_is_ft(folder, data):
 def clean_copy(net, shape, classes):
     """A defense without a single step that hands on the clean model."""
     return (
-        Procedure(
+        Stage(
             source=lambda given: given.clean,
             epochs=0,
-            init=lambda key, given, previous: {},
+            init=lambda key, given, weights: {},
             order=lambda key, state, epoch, given: jnp.zeros((1, 2), jnp.int32),
             step=lambda key, state, batch, given: (state, {"loss": jnp.zeros(())}),
             finish=lambda key, state, given: Trained(given.clean_model),
@@ -439,11 +440,11 @@ def test_the_clean_model_is_the_victim_of_the_same_seed_without_poison(data, mon
 def draws(net, shape, classes, alike):
     """A defense of three stages of one step that changes nothing and tells what it drew."""
 
-    def stage() -> Procedure:
-        return Procedure(
+    def stage() -> Stage:
+        return Stage(
             source=lambda given: given.clean,
             epochs=1,
-            init=lambda key, given, previous: train.start(given, previous),
+            init=lambda key, given, weights: train.start(given, weights),
             order=lambda key, state, epoch, given: jnp.zeros((1, 2), jnp.int32),
             step=lambda key, state, batch, given: (state, {"drawn": jax.random.uniform(key)}),
             finish=lambda key, state, given: Trained(state),
@@ -477,12 +478,12 @@ def learned(net, shape, classes, epochs, batch):
         role = poison.roles(priority, label != 0, count)
         return Poison(role, poison.relabel(role, label, goal), {"level": jnp.zeros(())})
 
-    def begin(key, given, previous):
-        assert isinstance(previous, Poison)
+    def begin(key, given, weights):
+        assert weights is None and set(given.carry) == {"trigger", "count", "role"}
         return victim.init(key, given, None)
 
     def finish(key, state, given):
-        return Trained(state.weights, {"level": jnp.ones(())})
+        return Trained(Weights(state.moving, state.still["batch_stats"]), {"level": jnp.ones(())})
 
     def stamp(assets, trigger, image, row):
         return image.at[:6, :6].set(1.0)

@@ -7,10 +7,11 @@ import pytest
 
 from bdjax import metrics, sources, train
 from bdjax.cards import lookup
-from bdjax.defenses.fine_pruning import FINE_PRUNING, accuracies, activity, features, last, masks, without
+from bdjax.defenses import heads
+from bdjax.defenses.fine_pruning import FINE_PRUNING, accuracies, activity, last, masks, without
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
-from bdjax.types import Batch, Data, Given, Layer, Net, Source, Weights
+from bdjax.types import Batch, Data, Given, Layer, Net, Source, Trained, Weights
 
 METHODS = {"fine_pruning": FINE_PRUNING}
 LAYERS = (Layer("pool", "pool", (), "pool"), Layer("linear", "linear", ("linear",), "linear"))
@@ -43,9 +44,9 @@ def source(values, label) -> Source:
 
 def test_features_are_what_the_head_reads():
     for name in ("small_cnn", "preact_resnet18", "resnet18"):
-        assert features(MODELS[name].make((8, 8, 3), 3, (0.5,) * 3, (0.25,) * 3, width=1)) == "pool"
+        assert heads.reads(MODELS[name].make((8, 8, 3), 3, (0.5,) * 3, (0.25,) * 3, width=1)) == "pool"
     with pytest.raises(InvalidInput, match="fine_pruning"):
-        features(Net(None, None, LAYERS[1:]))
+        heads.reads(Net(None, None, LAYERS[1:]), "fine_pruning")
 
 
 def test_activity_by_hand():
@@ -106,7 +107,10 @@ def pruned(kernel, clean, valid, text, **changes):
         rows = source(*valid)
         return Given(spec.traced, lambda key, image: image, clean=source(*clean), valid=rows, test=rows, victim=weights)
 
-    return np.asarray(train.fit(jax.random.key(0), stage, given, weights).weights.params["linear"]["kernel"])
+    left = train.fit(jax.random.key(0), stage, given, weights)
+    found = np.asarray(left.weights.params["linear"]["kernel"])
+    np.testing.assert_array_equal(left.carry["keep"], (found != 0).any(1))
+    return found
 
 
 def test_dormant_channels_go_until_accuracy_falls():
@@ -175,7 +179,8 @@ def tuned(text):
     def given(operands):
         return Given(spec.traced, lambda key, image: image, clean=sources.split(operands[0]), victim=operands[1])
 
-    return train.fit(jax.random.key(2), stage, given, (data, without(net, victim, keep))).weights, victim
+    left = Trained(without(net, victim, keep), {"keep": keep})
+    return train.fit(jax.random.key(2), stage, given, (data, victim), left).weights, victim
 
 
 def test_what_was_pruned_stays_pruned_and_all_else_is_tuned():

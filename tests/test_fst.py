@@ -49,7 +49,11 @@ BLACK = Data(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32))
 def begun_by_hand(stage, given):
     """The state before the first step, W = (1, 1) and no bias."""
     start = {"body": {"head": {"kernel": jnp.ones((1, 2)), "bias": jnp.zeros(2)}}}
-    return stage.init(jax.random.key(0), given, None).replace(weights=Weights(start, {}))
+    return stage.init(jax.random.key(0), given, None).replace(moving=start)
+
+
+def head_of(stage, state, given):
+    return stage.finish(None, state, given).weights.params["body"]["head"]
 
 
 def by_hand(text, augment=lambda key, image: image):
@@ -76,7 +80,7 @@ def test_projected_steps_by_hand():
             np.testing.assert_allclose(kernel, [0.99, 0.87], rtol=1e-9)
             np.testing.assert_allclose(bias, [0.05, -0.05], rtol=1e-9)
         kernel = 5 * kernel / np.linalg.norm(kernel)
-        head = state.weights.params["body"]["head"]
+        head = head_of(stage, state, given)
         np.testing.assert_allclose(head["kernel"][0], kernel, rtol=1e-9)
         np.testing.assert_allclose(head["bias"], bias, rtol=1e-9)
 
@@ -101,7 +105,8 @@ def victim(net):
 
 def begun(text, net, data, victim, seed=0):
     stage, settings = made(text, net)
-    return stage.init(jax.random.key(seed), door(settings, data, victim), None).weights
+    given = door(settings, data, victim)
+    return stage.finish(None, stage.init(jax.random.key(seed), given, None), given).weights
 
 
 def test_a_new_head_and_nothing_else_is_new(net, data, victim):
@@ -148,7 +153,7 @@ def test_the_head_ends_opposite_to_the_victims():
     for _ in range(40):
         state, info = stage.step(jax.random.key(1), state, given.clean.read(jnp.arange(4)), given)
     assert info["cosine"] < -0.999
-    np.testing.assert_allclose(state.weights.params["body"]["head"]["kernel"], [[-3, -4]], atol=0.2)
+    np.testing.assert_allclose(head_of(stage, state, given)["kernel"], [[-3, -4]], atol=0.2)
 
 
 @pytest.mark.parametrize(("augment", "feature"), [("true", 2.0), ("false", 1.0)])
@@ -158,9 +163,8 @@ def test_images_are_augmented_or_not(augment, feature):
     state = begun_by_hand(stage, given)
     state, _ = stage.step(jax.random.key(1), state, given.clean.read(jnp.arange(4)), given)
     kernel = np.array([1, 1]) - 0.1 * feature * np.array([-0.5, 0.5])
-    np.testing.assert_allclose(
-        state.weights.params["body"]["head"]["kernel"][0], 5 * kernel / np.linalg.norm(kernel), rtol=1e-9
-    )
+    found = head_of(stage, state, given)["kernel"][0]
+    np.testing.assert_allclose(found, 5 * kernel / np.linalg.norm(kernel), rtol=1e-9)
 
 
 def test_network_without_a_head_is_refused(net):

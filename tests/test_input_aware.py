@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from bdjax.attacks import ATTACKS, partners
 from bdjax.attacks.generators import Generators, distance, diversity_loss
-from bdjax.attacks.input_aware_training import pairs
+from bdjax.attacks.input_aware_training import pairs, two_orders
 from bdjax.cards import lookup
 from bdjax.keys import root
 from bdjax.models.hourglass import doubled, hourglass
 from bdjax.models.layers import halved
 from bdjax.sources import split
-from bdjax.types import COVER, POISONED, Data, Given, Net, Poison, Trained, Weights
+from bdjax.types import COVER, POISONED, Data, Given, Net, Poison, Weights
 
 SHAPE = (16, 16, 3)
 ROWS = 10
@@ -35,7 +36,7 @@ def poisoned(attack, settings, count: int = 3) -> Poison:
 
 
 def given(settings) -> Given:
-    return Given(settings, lambda key, image: image, clean=split(data()))
+    return Given(settings, lambda key, image: image, whole=split(data()))
 
 
 def test_distance_is_the_root_mean_square_and_has_a_gradient_at_zero():
@@ -137,78 +138,89 @@ STILL = f"batch={ROWS},learning_rate=1,momentum=0,weight_decay=0,schedule=consta
 
 
 def test_pairs_are_two_orders_of_all_rows_side_by_side():
-    rows = np.asarray(pairs(root(0), 7, 4, False))
-    assert rows.shape == (2, 8)
-    for half in (rows[:, :4], rows[:, 4:]):
-        assert sorted(half.ravel()) == [-1, *range(7)] and half[1, 3] == -1
-    assert (rows[:, :4] != rows[:, 4:]).any()
+    door = given({})
+    assert set(pairs(door)) == {"first", "second"}
+    rows = jax.tree.map(np.asarray, two_orders(4, False)(root(0), 0, door, None))
+    for half in rows.values():
+        assert half.shape == (3, 4)
+        assert sorted(half.ravel()) == [-1, -1, *range(ROWS)] and (half[2, 2:] == -1).all()
+    assert (rows["first"] != rows["second"]).any()
 
 
 def second_stage(count: int, settings: str = ""):
     """The second stage with a trigger that it begins with: its state before and after a step, the batch, the attack."""
     attack, floats = build(f"{STILL},rounding=floor,{settings}", spy())
     poison, stage = poisoned(attack, floats, count), attack.train[1]
-    carry = {"ratio": jnp.array(count / ROWS), "trigger": poison.trigger}
-    state = stage.init(root(0), given(floats), Trained(spy().init(None), carry))
-    rows = stage.source(given(floats)).read(stage.order(root(1), state, 0, given(floats))[0])
-    after, info = jax.jit(lambda state: stage.step(root(2), state, rows, given(floats)))(state)
-    return state, after, rows, attack, info
+    door = given(floats)._replace(carry=tiny.on_record(poison).carry)
+    state = stage.init(root(0), door, spy().init(None))
+    rows = first_rows(stage, state, door)
+    after, info = jax.jit(lambda state: stage.step(root(2), state, rows, door))(state)
+    return state, after, rows, door, info
+
+
+def first_rows(stage, state, door):
+    order, source = stage.order(root(1), state, 0, door), stage.source(door)
+    return {name: source[name].read(order[name][0]) for name in source}
 
 
 def test_training_gives_the_first_rows_their_triggers_and_the_next_those_of_others():
-    state, after, rows, _, info = second_stage(3)
-    image, given_image = rows.image[:ROWS], after.fit.weights.batch_stats
+    state, after, rows, door, info = second_stage(3)
+    image, given_image = rows["first"].image, after.still["batch_stats"]
+    pattern_net = Weights(state.moving["pattern"], state.still["statistics"])
     net, mask = hourglass(SHAPE, 3, 2), hourglass(SHAPE, 1, 2)
     squash = Generators(net, mask, "once")
     expected = image
-    for first, source in ((0, image[:3]), (3, rows.image[ROWS + 3 : ROWS + 6])):
-        pattern = squash.squashed(net.apply(state.pattern, source, train=True)[0])
-        share = squash.mask_of(state.trigger, source)
+    for first, source in ((0, image[:3]), (3, rows["second"].image[3:6])):
+        pattern = squash.squashed(net.apply(pattern_net, source, train=True)[0])
+        share = squash.mask_of(door.carry["trigger"], source)
         expected = expected.at[first : first + 3].add((pattern - expected[first : first + 3]) * share)
     np.testing.assert_allclose(given_image, expected, atol=2e-5)
     np.testing.assert_array_equal(given_image[6:], image[6:])
-    learned = jnp.argmax(after.fit.weights.params, axis=1)
-    np.testing.assert_array_equal(learned, jnp.where(jnp.arange(ROWS) < 3, 3, rows.label[:ROWS]))
+    learned = jnp.argmax(after.moving["params"], axis=1)
+    np.testing.assert_array_equal(learned, jnp.where(jnp.arange(ROWS) < 3, 3, rows["first"].label))
     assert info["diversity_loss"] > 0 and all(np.isfinite(value) for value in info.values())
 
 
 def test_without_poison_images_and_the_generator_stay_as_they_are():
     state, after, rows, _, info = second_stage(0)
-    np.testing.assert_array_equal(after.fit.weights.batch_stats, rows.image[:ROWS])
-    jax.tree.map(np.testing.assert_array_equal, after.pattern, state.pattern)
+    np.testing.assert_array_equal(after.still["batch_stats"], rows["first"].image)
+    jax.tree.map(np.testing.assert_array_equal, after.moving["pattern"], state.moving["pattern"])
+    jax.tree.map(np.testing.assert_array_equal, after.still["statistics"], state.still["statistics"])
     assert info["diversity_loss"] == 0
 
 
 def test_more_than_half_of_a_batch_is_never_poisoned():
     _, after, rows, _, _ = second_stage(8)
-    learned = jnp.argmax(after.fit.weights.params, axis=1)
-    np.testing.assert_array_equal(learned, jnp.where(jnp.arange(ROWS) < 5, 3, rows.label[:ROWS]))
+    learned = jnp.argmax(after.moving["params"], axis=1)
+    np.testing.assert_array_equal(learned, jnp.where(jnp.arange(ROWS) < 5, 3, rows["first"].label))
 
 
 def test_accumulated_gradients_are_summed():
     _, after, _, _, _ = second_stage(3, "accumulated=true")
-    assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(after.total)) > 0
-    first, _ = after.optimizer[0].mu, after.total
+    total = after.still["total"]
+    assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(total)) > 0
+    first = after.opt_state["pattern"][0].mu
     # Adam's mean after one step is half of what it was given.
-    jax.tree.map(lambda mean, total: np.testing.assert_allclose(mean, total / 2, rtol=1e-5), first, after.total)
+    jax.tree.map(lambda mean, total: np.testing.assert_allclose(mean, total / 2, rtol=1e-5), first, total)
 
 
 def test_the_first_stage_trains_the_mask_alone_and_hands_on_the_ratio():
     attack, floats = build(f"{STILL},mask_epochs=2", spy())
     poison, stage = poisoned(attack, floats), attack.train[0]
 
+    door = given(floats)._replace(carry=tiny.on_record(poison).carry)
+
     @jax.jit
     def step(key, state):
-        rows = stage.source(given(floats)).read(stage.order(root(1), state, 0, given(floats))[0])
-        return stage.step(key, state, rows, given(floats))
+        return stage.step(key, state, first_rows(stage, state, door), door)
 
-    state, losses = stage.init(root(0), given(floats), poison), []
+    state, losses = stage.init(root(0), door, None), []
     for number in range(4):
         state, info = step(root(number), state)
         losses.append(info["loss"])
-    trained = stage.finish(root(0), state, given(floats))
+    trained = stage.finish(root(0), state, door)
     assert losses[-1] < losses[0]
-    np.testing.assert_allclose(trained.carry["ratio"], 0.3, rtol=1e-6)
+    np.testing.assert_array_equal(trained.carry["role"], poison.role)
     trigger = trained.carry["trigger"]
     jax.tree.map(np.testing.assert_array_equal, trigger["pattern"], poison.trigger["pattern"])
     assert jnp.abs(trigger["mask"]["params"]["middle"]["conv"]["kernel"]).sum() > 0

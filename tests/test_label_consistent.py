@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.label_consistent import ascend, corners, perturbed
+from bdjax.attacks.hard_rows import ascend, perturbed
+from bdjax.attacks.label_consistent import corners
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.images import to_uint8

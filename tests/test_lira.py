@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from bdjax import train
 from bdjax.attacks import ATTACKS
@@ -11,7 +12,7 @@ from bdjax.cards import lookup
 from bdjax.keys import root
 from bdjax.models.autoencoder import autoencoder, spread
 from bdjax.sources import split
-from bdjax.types import POISONED, Data, Given, Net, Poison, Trained, Weights
+from bdjax.types import POISONED, Data, Given, Net, Poison, Weights
 
 SHAPE = (16, 16, 3)
 ROWS, TARGET = 10, 3
@@ -30,7 +31,7 @@ def data() -> Data:
 
 
 def given(settings) -> Given:
-    return Given(settings, lambda key, image: image, clean=split(data()))
+    return Given(settings, lambda key, image: image, whole=split(data()))
 
 
 def poisoned(attack, settings, count=3) -> Poison:
@@ -100,22 +101,31 @@ def linear() -> Net:
 def steps(net: Net, settings: str, number: int, count: int = 3, stage: int = 0):
     """The states of a stage, before any step and after each, what each tells, and the rows of the first batch."""
     attack, floats = build(settings, net)
-    poison, door, procedure = poisoned(attack, floats, count), given(floats), attack.train[stage]
-    carry = {"ratio": jnp.array(count / ROWS), "trigger": poison.trigger}
-    previous = Trained(net.init(None), carry) if stage else poison
-    state = procedure.init(root(0), door, previous)
-    order = procedure.order(root(1), state, 0, door)
+    running, left = attack.train[stage], tiny.on_record(poisoned(attack, floats, count))
+    door = given(floats)._replace(carry=left.carry)
+    state = running.init(root(0), door, net.init(None) if stage else None)
+    order = running.order(root(1), state, 0, door)
 
     @jax.jit
     def step(state, key, rows):
-        return procedure.step(key, state, procedure.source(door).read(rows), door)
+        return running.step(key, state, running.source(door).read(rows), door)
 
     states, infos = [state], []
     for index in range(number):
+        if running.renew and index % len(order) == 0:
+            state = running.renew(root(0), state, {}, jnp.int32(index // len(order)), door)
         state, info = step(state, root(index), order[index % len(order)])
         states.append(state)
         infos.append(info)
     return states, infos, order[0]
+
+
+def parameters(state):
+    return state.moving["params"]
+
+
+def generator(state) -> Weights:
+    return Weights(state.moving["generator"], state.still["statistics"])
 
 
 def slope(rows, clean: float, asked: float):
@@ -133,30 +143,30 @@ def slope(rows, clean: float, asked: float):
 def test_the_classifier_follows_both_losses_without_decay_and_may_leak(leaking, asked):
     text = f"{STILL},batch={ROWS},clean_weight=0.25,leaking={leaking}"
     (_, first, second), infos, rows = steps(spy(), text, 2)
-    np.testing.assert_allclose(first.fit.weights.params, -slope(rows, 0.25, asked), atol=1e-6)
-    assert [int(state.fit.weights.batch_stats) for state in (first, second)] == [3, 6]
+    np.testing.assert_allclose(parameters(first), -slope(rows, 0.25, asked), atol=1e-6)
+    assert [int(state.still["batch_stats"]) for state in (first, second)] == [3, 6]
     np.testing.assert_allclose(infos[0]["loss"], np.log(4), rtol=1e-6)
 
 
 def test_tuning_does_too_and_decays():
     (_, first, second), _, rows = steps(spy(), f"{STILL},batch={ROWS},clean_weight=0.25", 2, stage=1)
-    np.testing.assert_allclose(first.fit.weights.params, -slope(rows, 0.25, 0.75), atol=1e-6)
-    assert int(first.fit.weights.batch_stats) == 2
+    np.testing.assert_allclose(first.moving, -slope(rows, 0.25, 0.75), atol=1e-6)
+    assert int(first.still["batch_stats"]) == 2
 
     def loss(params):
         logs, label = jax.nn.log_softmax(params), data().label[rows]
         return -0.25 * logs[jnp.arange(ROWS), label].mean() - 0.75 * logs[:3, TARGET].mean()
 
-    once = first.fit.weights.params
+    once = first.moving
     # Every step has the same batch, of which the order tells nothing here.
-    np.testing.assert_allclose(second.fit.weights.params, once - jax.grad(loss)(once) - 0.5 * once, atol=1e-6)
+    np.testing.assert_allclose(second.moving, once - jax.grad(loss)(once) - 0.5 * once, atol=1e-6)
 
 
 def test_without_poison_the_generator_stays_and_training_is_plain():
     (before, after), _, rows = steps(spy(), f"{STILL},batch={ROWS},leaking=true", 1, count=0)
-    jax.tree.map(np.testing.assert_array_equal, after.learned, before.learned)
-    np.testing.assert_allclose(after.fit.weights.params, -slope(rows, 1, 0), atol=1e-6)
-    assert int(after.fit.weights.batch_stats) == 1
+    jax.tree.map(np.testing.assert_array_equal, generator(after), generator(before))
+    np.testing.assert_allclose(parameters(after), -slope(rows, 1, 0), atol=1e-6)
+    assert int(after.still["batch_stats"]) == 1
 
 
 def test_the_generator_learns_to_deceive_and_the_classifier_sees_that_of_the_epochs_start():
@@ -165,8 +175,8 @@ def test_the_generator_learns_to_deceive_and_the_classifier_sees_that_of_the_epo
     losses = [float(info["generator_loss"]) for info in infos]
     assert max(losses[-2:]) < 0.8 * min(losses[:2])
     for index, state in enumerate(states[1:]):
-        begun = states[index // 2 * 2].learned  # two steps an epoch
-        jax.tree.map(np.testing.assert_array_equal, state.fixed, begun)
+        begun = generator(states[index // 2 * 2])  # two steps an epoch
+        jax.tree.map(np.testing.assert_array_equal, state.still["fixed"], begun)
 
 
 def test_stages_hand_on_the_trigger():
@@ -175,10 +185,11 @@ def test_stages_hand_on_the_trigger():
         attack, floats = build(f"batch={ROWS},{text}", net)
         assert len(attack.train) == number
         poison, door = poisoned(attack, floats), given(floats)
-        previous = poison
+        left = tiny.on_record(poison)
         for stage in attack.train:
-            previous = stage.finish(root(0), stage.init(root(0), door, previous), door)
-        jax.tree.map(np.testing.assert_array_equal, previous.carry, poison.trigger)
+            door = door._replace(carry=left.carry)
+            left = stage.finish(root(0), stage.init(root(0), door, left.weights), door)
+        jax.tree.map(np.testing.assert_array_equal, left.carry, poison.trigger)
 
 
 @pytest.mark.parametrize(
@@ -207,12 +218,12 @@ def test_the_first_stage_without_poison_is_plain_training_also_beside_a_poisoned
         attack, floats = build("batch=4,joint_epochs=2,augmentation=dataset,generator_learning_rate=0.01", net)
 
         def victim(count):
-            stage, poison = attack.train[0], poisoned(attack, floats, count)
-            return train.fit(root(0), stage, lambda rows: given(floats), (), poison)
+            left = tiny.on_record(poisoned(attack, floats, count))
+            return train.fit(root(0), attack.train[0], lambda rows: given(floats), (), left)
 
         lifted = jax.vmap(victim)(jnp.array([0, 4], jnp.int32))
         settings = {"fresh": True, "augment": False, "schedule": "constant"}
-        plain = train.supervised(net, lambda given: given.clean, epochs=2, batch=4, **settings)
+        plain = train.supervised(net, lambda given: given.whole, epochs=2, batch=4, **settings)
         bare = floats | {"weight_decay": jnp.array(0.0)}
         clean = train.fit(root(0), plain, lambda rows: given(bare), (), None).weights
         jax.tree.map(lambda one, many: np.testing.assert_allclose(many[0], one, atol=1e-9), clean, lifted.weights)

@@ -7,7 +7,7 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.attacks.low_frequency import bump
-from bdjax.attacks.universal import deepfool, fitted, low_pass
+from bdjax.attacks.universal import deepfool, fit_smooth, low_pass
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
@@ -63,7 +63,7 @@ def test_deepfool_says_so_when_it_does_not_arrive():
 def test_fitted_pattern_is_smooth_and_fools():
     image = jax.random.uniform(root(0), (6, 16, 16, 1)) * 0.1
     slope = jnp.zeros((16, 16, 1)).at[4, 4, 0].set(9.0)
-    fit = fitted(root(1), linear(slope), WEIGHTS, image, 1, FLOATS, sigma=2, passes=3, steps=5)
+    fit = fit_smooth(root(1), linear(slope), WEIGHTS, image, 1, FLOATS, sigma=2, passes=3, steps=5)
     assert fit.best.min() == 0 and np.isclose(fit.best.max(), 0.2)
     assert fit.changed == 1.0 and fit.number == 1
     steps = [np.abs(np.diff(fit.best[:, :, 0], axis=axis)).max() for axis in (0, 1)]

@@ -13,7 +13,7 @@ from bdjax.io import datasets
 from bdjax.io.splits import Splits
 from bdjax.models import MODELS
 from bdjax.models.airbench import whitening
-from bdjax.models.layers import BatchNorm, Pass
+from bdjax.models.layers import BatchNorm, Pass, pad_to_multiple
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SMALL = {name: {"width": 2} for name in ("small_cnn", "preact_resnet18", "resnet18", "airbench")}
@@ -202,6 +202,12 @@ def test_evaluation_changes_no_statistics_and_mixes_no_rows(name, _float64):
     logits, batch_stats, _ = net.apply(weights, IMAGES)
     assert batch_stats is weights.batch_stats
     close(net.apply(weights, IMAGES[1:2])[0], logits[1:2])
+
+
+def test_sides_are_padded_below_and_to_the_right_to_a_multiple():
+    padded = pad_to_multiple(jnp.ones((2, 5, 8, 3)), 4)
+    assert padded.shape == (2, 8, 8, 3)
+    assert (padded[:, :5] == 1).all() and (padded[:, 5:] == 0).all()
 
 
 def test_images_are_normalised_inside(_float64):

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.inversion import Inverter
-from bdjax.defenses.inversion_stages import State, unlearning
-from bdjax.defenses.pam import PAM, path_aware, rule, towards
+from bdjax.defenses.pam import PAM, path_aware, towards
 from bdjax.models import MODELS
-from bdjax.models.unet import Generator
 from bdjax.types import Batch, Given, Net, Source, Weights
 
 ROWS = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1))
@@ -18,14 +16,15 @@ ROWS = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.
 
 def _apply(weights, image, train=False, weight=None, edit=None):
     """Logits are the weights; statistics tell which weights made them."""
-    return jnp.stack([weights.params["a"], weights.params["b"]])[None], {"seen": weights.params["b"]}, {}
-
-
-NET = Net(None, _apply, ())
+    logits = jnp.stack([weights.params["a"], weights.params["b"]])[None]
+    return logits, {"seen": weights.params["b"]}, {"logits": logits}
 
 
 def weights(a, b):
     return Weights({"a": jnp.array(a), "b": jnp.array(b)}, {"seen": jnp.array(0.0)})
+
+
+NET = Net(lambda key: weights(1.0, 2.0), _apply, ())
 
 
 @pytest.mark.parametrize(("rho", "expected"), [(0.0, (1, 2)), (1.0, (1.6, 2.8)), (5.0, (4, 6)), (10.0, (7, 10))])
@@ -52,16 +51,20 @@ def test_gradient_is_that_of_the_moved_weights():
 
 
 def unlearned(settings, steps):
-    """Weights after so many steps from (1, 2), which is where the backdoor is too."""
-    found = Inverter(NET, "", (), Generator(None, lambda params, image: image))
-    stage = unlearning(found, 1, 1, rule, path_aware(NET))
-    victim = weights(1.0, 2.0)
-    given = Given(settings, lambda key, image: image, clean=Source(1, lambda row: ROWS), victim=victim)
-    kept = {"generator": {}, "pixels": {"mean": 0.0, "deviation": 1.0}, "target": jnp.int32(1), "round": jnp.int32(0)}
-    state = State(victim, {}, rule(settings).init(victim.params), kept)
-    for _ in range(steps):
-        state, _ = stage.step(jax.random.key(0), state, ROWS, given)
-    left = stage.finish(jax.random.key(0), state, given)
+    """Weights after so many steps of round 0 from (1, 2), which is where the backdoor is too."""
+    text = f"pam:tap=logits,width=1,blocks=0,batch=1,pretraining_epochs=1,unlearning_epochs={steps}"
+    spec = lookup(text, {"pam": PAM}, "defense")
+    pretrain, _, _, unlearn, *_ = PAM.make(NET, (1, 1, 1), 2, **spec.static)
+
+    def given(operands):
+        settings, victim = operands
+        known = spec.traced | settings
+        return Given(known, lambda key, image: image, clean=Source(1, lambda row: ROWS), victim=victim)
+
+    operands = settings, weights(1.0, 2.0)
+    left = train.fit(jax.random.key(0), pretrain, given, operands)
+    left = left.replace(carry=left.carry | {"target": jnp.int32(1)})
+    left = train.fit(jax.random.key(0), unlearn, given, operands, left)
     assert left.carry["round"] == 1 and left.carry["target"] == 1
     return float(left.weights.params["a"]), float(left.weights.params["b"])
 

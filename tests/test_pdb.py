@@ -87,7 +87,7 @@ def test_rows_and_their_disturbance():
     np.testing.assert_array_equal(rows.image[6:, :3, :3], 2.0)
     np.testing.assert_array_equal(rows.image[6:10], rows.image[22:])
     state, _ = stage.step(jax.random.key(0), stage.init(jax.random.key(1), given, None), rows, given)
-    seen = state.weights.batch_stats["seen"]
+    seen = stage.finish(None, state, given).weights.batch_stats["seen"]
     np.testing.assert_array_equal(seen[:6], rows.image[:6])
     factor = np.asarray(seen[6:, 0, 0, 0]) / 2
     assert factor.min() >= 0.5 and factor.max() <= 1 and len(set(factor)) == 20

@@ -101,7 +101,8 @@ from bdjax.poison import all_to_one, relabel, roles
 from bdjax.types import Attack, Poison
 
 CARD = Card(
-    name="stripe", title="Stripe", citation="of this test", year=2026, version=1, kind="static", stage="data",
+    name="stripe", title="Stripe", citation="of this test", year=2026, version=1, kind="static",
+    stage="pre-training", controls="data",
     settings={"level": Setting(1.0, "of the stripe", "pixels in [0, 1]", low=0.0, high=1.0)},
 )
 

@@ -7,9 +7,10 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import images, optimizers, recipes, sources, work
+from bdjax import images, sources, work
 from bdjax.cards import lookup
 from bdjax.defenses.none import NONE
+from bdjax.train import optimizers, recipes
 from bdjax.types import Data, Given, Weights
 
 SMALL = "small_cnn:width=2"
@@ -40,7 +41,7 @@ def test_rates_of_their_own_take_the_same_decay():
         dict.fromkeys("abc", jnp.array(0.5)),
     )
     factors = {"a": jnp.array(1.0), "b": jnp.array(64.0), "c": jnp.array(0.0)}
-    rule = optimizers.sgd(0.1, 0.9, 0.01, False, factors)
+    rule = optimizers.sgd(0.1, 0.9, 0.01, False, lambda params: factors)
     state = rule.init(weight)
     first, state = rule.update(gradient, state, weight)
     np.testing.assert_allclose([first[name] for name in "abc"], [-0.052, -0.1 * (32 + 0.02), 0.0], rtol=1e-12)
@@ -60,12 +61,12 @@ def test_slow_weights_by_hand():
     """At step 5 of 12 the slow ones keep 0.95^5 (5/12)^3 of themselves; between nothing moves; at the end they rule."""
     slow, fast = (Weights({"w": jnp.array(value)}, {"m": jnp.array(2 * value)}) for value in (1.0, 3.0))
     share = 0.95**5 * (5 / 12) ** 3
-    moved, after = recipes.looked_ahead(slow, fast, jnp.int32(5), 12, 5)
+    moved, after = recipes.look_ahead(slow, fast, jnp.int32(5), 12, 5)
     np.testing.assert_allclose([moved.params["w"], after.params["w"]], 3 - 2 * share, rtol=1e-12)
     np.testing.assert_allclose(after.batch_stats["m"], 6 - 4 * share, rtol=1e-12)
-    between = recipes.looked_ahead(slow, fast, jnp.int32(6), 12, 5)
+    between = recipes.look_ahead(slow, fast, jnp.int32(6), 12, 5)
     assert (between[0].params["w"], between[1].params["w"]) == (1, 3)
-    last = recipes.looked_ahead(slow, fast, jnp.int32(12), 12, 5)
+    last = recipes.look_ahead(slow, fast, jnp.int32(12), 12, 5)
     assert (last[0].params["w"], last[1].params["w"]) == (1, 1)
 
 
@@ -84,7 +85,7 @@ def test_the_speed_preset_mirrors_every_second_row_in_every_second_pass():
     """Of rows 0 to 3, rows 1 and 3 in pass 0 and rows 0 and 2 in pass 1; shifted by 2 over a reflected border."""
     net, asked = tiny.network("linear", (8, 8, 3), 4, (0.5,) * 3, (0.25,) * 3), []
     spec = lookup("none:preset=speed,batch=4", {"none": NONE}, "defense")
-    (procedure,) = NONE.make(net, (8, 8, 3), 4, **spec.static)
+    (stage,) = NONE.make(net, (8, 8, 3), 4, **spec.static)
     label = jnp.arange(4, dtype=jnp.int32)
     whole = sources.split(Data(jnp.zeros((4, 8, 8, 3), jnp.uint8), label))
 
@@ -94,8 +95,8 @@ def test_the_speed_preset_mirrors_every_second_row_in_every_second_pass():
         return image
 
     given = Given({name: jnp.asarray(value) for name, value in spec.traced.items()}, augment, train=whole)
-    state = procedure.init(jax.random.key(0), given, None)
-    step = jax.jit(lambda state: procedure.step(jax.random.key(0), state, whole.read(label), given)[0])
+    state = stage.init(jax.random.key(0), given, None)
+    step = jax.jit(lambda state: stage.step(jax.random.key(0), state, whole.read(label), given)[0])
     jax.block_until_ready(step(step(state)))
     jax.effects_barrier()
     assert asked == [[False, True] * 2, [True, False] * 2]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import optimizers, sources, train
+from bdjax import sources, train
 from bdjax.cards import lookup
 from bdjax.defenses.sau import (
     SAU,
@@ -19,6 +19,7 @@ from bdjax.defenses.sau import (
     shared_risk,
 )
 from bdjax.models import MODELS
+from bdjax.train import optimizers
 from bdjax.types import Batch, Data, Given, Net, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import chunks, stages
+from bdjax import chunks, stages, train
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
@@ -22,10 +22,11 @@ from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
 from bdjax.selections.fus import filtered
 from bdjax.selections.lps import classwise
-from bdjax.selections.rounds import Round, candidates, log_odds, passes, pooled, remembered, rows_of
+from bdjax.selections.rounds import candidates, log_odds, pooled, remembered, round_of, rows_of
 from bdjax.stages import Cell, Scene, Shared
 from bdjax.sweep import batched, pick, stack
-from bdjax.types import Data, Trained
+from bdjax.train import State
+from bdjax.types import Batch, Data, Given, Net, Source, Weights
 from bdjax.work import resolve
 
 NEVER = -np.inf
@@ -34,14 +35,14 @@ KEY = jax.random.key(0)
 
 def test_a_copy_is_forgotten_when_it_loses_the_label_that_it_was_given_before():
     """Rows 0 to 3 are clean, 4 to 7 their copies; copies of rows 1 and 3 are seen in four passes."""
-    zero = jnp.zeros(4, int)
-    state = Round(None, zero, zero, jnp.array([0, 1, 0, 1], bool), jnp.zeros(4, bool), zero)
+    never = jnp.zeros(4, bool)
+    still = {"pool": jnp.array([0, 1, 0, 1], bool), "right": never, "forgotten": never.astype(int)}
     seen = {1: [False, True, False, True], 3: [True, False, True, False]}
     for first, second in zip(*seen.values(), strict=True):
-        state = remembered(state, jnp.array([5, 2, 7, -1]), jnp.array([first, False, second, True]))
-        state = remembered(state, jnp.array([1, 3, 0, -1]), jnp.array([False, False, True, False]))
-    assert state.forgotten.tolist() == [0, 1, 0, 2]
-    assert state.right.tolist() == [False, True, False, False]
+        still = remembered(still, jnp.array([5, 2, 7, -1]), jnp.array([first, False, second, True]))
+        still = remembered(still, jnp.array([1, 3, 0, -1]), jnp.array([False, False, True, False]))
+    assert still["forgotten"].tolist() == [0, 1, 0, 2]
+    assert still["right"].tolist() == [False, True, False, False]
 
 
 def test_filtering_keeps_what_is_forgotten_most_and_updating_draws_the_rest():
@@ -90,11 +91,41 @@ def test_a_pass_reads_every_row_once_in_an_order_that_room_does_not_change(poiso
     assert rows_of(KEY, pool, poisoning, 2, 100).shape == ((2, 7) if poisoning == "append" else (1, 7))
 
 
-def test_passes_are_counted_in_steps_that_read_something():
-    """100 rows and 30 copies by 32 are five steps, 100 rows in all are four."""
-    for step, appended, replaced in ((3, 0, 0), (4, 0, 1), (5, 1, 1), (10, 2, 2), (12, 2, 3)):
-        assert int(passes(jnp.int32(step), 100, jnp.int32(30), "append", 32)) == appended
-        assert int(passes(jnp.int32(step), 100, jnp.int32(30), "replace", 32)) == replaced
+@pytest.mark.parametrize(("warm", "rates"), [(True, [0.1, 0.01, 0.01, 0.001]), (False, [0.1, 0.01, 0.1, 0.01])])
+def test_the_rate_falls_by_passes_and_by_those_of_all_rounds_where_the_model_goes_on(warm, rates):
+    """Two rounds of two passes over 8 rows and 2 copies by 4, with room for 8 copies; drops after passes 1 and 3."""
+    image, label = jnp.zeros((8, 1, 1, 1)), jnp.arange(8) % 2
+
+    def read(row):
+        return Batch(image[row], jnp.zeros_like(row), row, (row >= 0).astype(image.dtype))
+
+    def apply(weights, image, train=False, weight=None):
+        return jnp.stack([weights.params * jnp.ones(len(image)), jnp.zeros(len(image))], 1), weights.batch_stats, {}
+
+    def slope(point, right):
+        return jnp.mean(jnp.where(right, -jax.nn.sigmoid(-point), jax.nn.sigmoid(point)))
+
+    net = Net(lambda key: Weights(jnp.float32(0.3), {}), apply, ())
+    parts = {"epochs": 2, "batch": 4, "first_drop": 1, "second_drop": 3, "poisoning": "append", "most": 8}
+    stage = round_of(net, lambda key, state, given: given.carry["priority"], lambda p, label: p, warm=warm, **parts)
+    settings = {"learning_rate": jnp.float32(0.1), "momentum": jnp.float32(0), "weight_decay": jnp.float32(0)}
+    sources = {"whole": Source(8, lambda row: read(row).replace(label=label[row])), "stamped": Source(8, read)}
+    given = Given(settings, lambda key, image: image, **sources)
+    carry, weights, found = {"priority": jnp.arange(8.0), "count": jnp.int32(2), "round": jnp.int32(0)}, None, []
+    for _ in range(2):
+        given = given._replace(carry=carry)
+        state = train.begin(stage, KEY, given, weights)[0]
+        assert train.steps_in(stage, state, given) == 4
+        for epoch in range(2):
+            batches = [stage.source(given).read(row) for row in stage.order(KEY, state, epoch, given)]
+            before, first = state.moving, stage.step(KEY, state, batches[0], given)[0].moving
+            found.append(float((before - first) / slope(before, batches[0].label == 0)))
+            for batch in batches:
+                state, info = stage.step(KEY, state, batch, given)
+            assert (int(state.step), float(info["steps"])) == (4 * epoch + 4, 0)  # the last step reads nothing
+        left = train.finish(stage, KEY, state, given)
+        carry, weights = left.carry, left.weights
+    np.testing.assert_allclose(found, rates, rtol=1e-4)
 
 
 def test_classes_give_as_many_rows_each_and_those_of_largest_value():
@@ -146,18 +177,10 @@ def searched(text: str, most: int, driver: str, pairs, reserved: bool = False):
     def function(state, cell: Cell, shared: Shared):
         cell, _ = stages.draw(place, cell, shared)
         drawn = cell
-        cell = cell.replace(previous=Trained(None, {"priority": cell.priority, "count": cell.count}))
-        for index, procedure in enumerate(selection.search(most)):
-            lifted, streams = stages.stage(place, procedure, ("train", "clean")), number(f"search {index}")
-            steps = stages.steps(place, procedure, ("train", "clean"), cell, shared)
-            carry = lifted.begin((), cell, shared, streams)[1]
-
-            def epoch(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
-                return lifted.advance(carry, cell, shared, streams, index, 0, steps)[0]
-
-            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, carry)
-            cell = cell.replace(previous=lifted.finish(carry, cell, shared, streams)[1][0])
-        return state, (drawn, cell.previous)
+        cell, running = cell.replace(left=stages.left_before(place, cell)), selection.search(most)
+        numbers = [number(f"search {index}") for index in range(len(running))]
+        cell, _ = stages.run_stages(place, running, ("whole", "stamped"), numbers, cell, shared)
+        return state, (drawn, cell.left)
 
     settings = stages.scalars(spec.traced)
     cells = stack([Cell(jnp.uint32(seed), jnp.int32(count), {}, settings) for seed, count in pairs], len(pairs))
@@ -181,14 +204,14 @@ def test_lps_takes_the_rows_of_largest_loss_of_each_class_or_of_all(float64, con
     text = f"{PARTS[1]},constraint={str(constraint).lower()}"
     place, (drawn, trained) = searched(text, count, "map", [(0, count)], reserved=True)
     drawn, trained = pick(drawn, 0), pick(trained, 0)
-    source = stages.door(place, ("train",), drawn, shared()).train
-    clean, batch = source.read(jnp.arange(ROWS)), source.read(jnp.arange(ROWS, 2 * ROWS))
+    given = stages.make_given(place, ("whole", "stamped"), drawn, shared())
+    clean, batch = given.whole.read(jnp.arange(ROWS)), given.stamped.read(jnp.arange(ROWS))
     assert (batch.label == 0).all() and (clean.label == shared().train.label).all()
     changed = np.abs(clean.image - batch.image).max((0, -1)) > 0
     assert changed[-2:, -2:].any() and not changed[:5].any() and not changed[:, :5].any()
     logits = np.asarray(network().apply(trained.weights, batch.image)[0], float)
     loss = np.log(np.exp(logits).sum(1)) - logits[:, 0]
-    odds = log_odds(network(), trained.weights, source, ROWS, 7)
+    odds = log_odds(network(), trained.weights, given.stamped)
     np.testing.assert_allclose(np.log1p(np.exp(odds)), loss, rtol=1e-9)
     label = np.asarray(shared().train.label)
     held = np.isin(np.arange(ROWS), np.concatenate([drawn.clean, drawn.valid]))  # the defender's, which are reserved
@@ -287,9 +310,9 @@ def test_attacks_that_poison_batches_leave_no_rows_to_search_for(data, attack):
 def test_there_is_room_for_the_largest_count_of_the_study_alone(data):
     work = resolve(tiny.study(data, selection=FUS, ratios=(0.0, 0.05, 0.3)))
     (group,) = (group for group in groups(work, plan(work).jobs) if group.kind == "select")
-    assert len(group.jobs) == 4 and len(group.procedures) == 2
-    state = Round(None, None, None, jnp.zeros(180, bool), None, None)
-    assert group.procedures[0].order(KEY, state, 0, None).shape == (-(-(180 + 54) // 32), 32)
+    assert len(group.jobs) == 4 and len(group.stages) == 2
+    state = State(None, {"pool": jnp.zeros(180, bool)}, None, None)
+    assert group.stages[0].order(KEY, state, 0, None).shape == (-(-(180 + 54) // 32), 32)
 
 
 @pytest.mark.parametrize(

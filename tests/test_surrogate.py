@@ -25,13 +25,17 @@ def test_it_learns_from_all_rows_but_those_that_it_is_measured_on():
         del net, batch, given
         return weights.params, weights.batch_stats | levels(image), {"loss": jnp.zeros(())}
 
-    net = Net(lambda key: Weights({}, jnp.zeros(ROWS, bool)), None, ())
+    def apply(weights, image):
+        return jnp.stack([jnp.ones(len(image)), jnp.zeros(len(image))], axis=1), {}, {}
+
+    net = Net(lambda key: Weights({}, jnp.zeros(ROWS, bool)), apply, ())
     settings = {"surrogate_learning_rate": 0.1}
     model = surrogate_model(root(0), net, data(), settings, epochs=2, batch=4, gradient=seen)
     held = np.asarray(levels(model.held.image / 255))
     assert held.sum() == 2
     np.testing.assert_array_equal(model.weights.batch_stats, ~held)
     np.testing.assert_array_equal(model.held.label, (model.held.image[:, 0, 0, 0] - 1) % 2)
+    assert model.figures == {"surrogate_accuracy": np.mean(model.held.label == 0)}
 
 
 def test_accuracy_is_the_share_of_right_answers():

@@ -31,9 +31,9 @@ def parts():
     barred = np.zeros(tiny.CLASSES * tiny.EACH, bool)
     scene = Scene(net, tiny.CLASSES, 2, False, select, clean=6, valid=3, reserved=False, barred=barred, attack=attack)
     spec = lookup(f"none:{tiny.RECIPE}", {"none": NONE}, "defense")
-    procedure = NONE.make(net, SHAPE, tiny.CLASSES, **spec.static)[0]
+    running = NONE.make(net, SHAPE, tiny.CLASSES, **spec.static)[0]
     settings = {name: jnp.asarray(value, real()) for name, value in spec.traced.items()}
-    return stages.stage(scene, procedure, NONE.card.needs), scene, settings
+    return stages.stage(scene, running, NONE.card.needs), scene, settings
 
 
 def shared() -> Shared:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from bdjax import warp
 from bdjax.attacks import ATTACKS
@@ -144,23 +145,24 @@ def test_training_warps_and_relabels_the_first_rows_of_a_batch():
     poison = poisoned(attack, floats)
     data = Data(jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, *SHAPE)), jnp.uint8), jnp.arange(8) % 3)
     floats = {name: jnp.asarray(value) for name, value in floats.items()}
-    given = Given(floats, lambda key, image: image, clean=split(data))
-    procedure = attack.train[0]
-    rows = procedure.source(given).read(jnp.array([4, 2, 7, 1, 0, 3, 6, 5]))
+    given = Given(floats, lambda key, image: image, whole=split(data))
+    stage = attack.train[0]
+    rows = stage.source(given).read(jnp.array([4, 2, 7, 1, 0, 3, 6, 5]))
 
     @jax.jit
     def train(poison):
-        return procedure.step(root(1), procedure.init(root(0), given, poison), rows, given)
+        known = given._replace(carry=tiny.on_record(poison).carry)
+        return stage.step(root(1), stage.init(root(0), known, None), rows, known)
 
     state, info = train(poison)
-    image, clean = state.fit.weights.batch_stats, rows.image
+    image, clean = state.still["batch_stats"], rows.image
     warped = jax.vmap(attack.stamp, (None, None, 0, None))((), poison.trigger, clean, 0)
     np.testing.assert_allclose(image[:2], warped[:2], atol=1e-6)
     np.testing.assert_array_equal(image[6:], clean[6:])
     for row in range(2, 6):
         assert jnp.abs(image[row] - warped[row]).max() > 0.01 and jnp.abs(image[row] - clean[row]).max() > 0.01
     # From equal logits one step raises the label's alone.
-    learned = jnp.argmax(state.fit.weights.params, axis=1)
+    learned = jnp.argmax(state.moving, axis=1)
     np.testing.assert_array_equal(learned, jnp.where(jnp.arange(8) < 2, 3, rows.label))
     assert np.isfinite(info["loss"])
 
@@ -173,7 +175,7 @@ def test_training_hands_on_the_trigger_it_was_given():
 
     def given(operands):
         rows, settings = operands
-        return Given(settings, lambda key, image: image, clean=split(rows))
+        return Given(settings, lambda key, image: image, whole=split(rows))
 
-    trained = fit(root(0), attack.train[0], given, (data, floats), poison)
+    trained = fit(root(0), attack.train[0], given, (data, floats), tiny.on_record(poison))
     jax.tree.map(np.testing.assert_array_equal, trained.carry, poison.trigger)

@@ -10,7 +10,7 @@ from bdjax import Study
 from bdjax.cards import Card, Method
 from bdjax.models import MODELS
 from bdjax.progress import Silent
-from bdjax.types import Layer, Net, Weights, real
+from bdjax.types import POISONED, Layer, Net, Poison, Trained, Weights, real
 
 CLASSES, EACH, TESTED = 3, 60, 20
 EPOCHS = 3
@@ -83,6 +83,12 @@ def _linear(shape, classes, mean, std) -> Net:
 
 # As a plugin does it: `plugins=("tiny",)` in a process of its own.
 MODELS["linear"] = Method(Card("linear", "Linear", "none", 2026, 1, "linear"), _linear)
+
+
+def on_record(poison: Poison) -> Trained:
+    """What the first stage of an attacker's own training finds."""
+    count = jnp.sum(poison.role == POISONED, dtype=jnp.int32)
+    return Trained(None, {"trigger": poison.trigger, "count": count, "role": poison.role})
 
 
 class Recorder(Silent):

@@ -66,6 +66,7 @@ def make(
     from bdjax.analysis import stored
     from bdjax.audits.connectivity import scores
     from bdjax.models.statistics import reestimated
+    from bdjax.types import Trained
 
     study = stored.opened(folder, attack, ratio, defenses, seeds, "connectivity")
     names, models = list(study.models), list(study.models.values())
@@ -76,8 +77,8 @@ def make(
         raise InvalidInput(f"plane: {changed[0]} changes the network, so its models lie in another space; give another")
 
     def function(cell, shared):
-        given = stored.door(models[0], cell, shared)
-        through = geometry.plane(*(weights.params for weights in (cell.victim, *cell.previous)))
+        given = stored.make_given(models[0], cell, shared)
+        through = geometry.plane(*(weights.params for weights in (cell.victim, *cell.left.carry["others"])))
         low, high = jnp.min(through.corners, 0), jnp.max(through.corners, 0)
         x, y = low[:, None] + (high - low)[:, None] * jnp.linspace(-MARGIN, 1 + MARGIN, points)
 
@@ -89,7 +90,8 @@ def make(
         found = jax.tree.map(lambda leaf: leaf.reshape(points, points), jax.lax.map(seen, grid))
         return found | {"x": x, "y": y, "corners": through.corners}
 
-    cells = models[0].cells.replace(previous=tuple(one.cells.victim for one in models[1:]))
+    others = {"others": tuple(one.cells.victim for one in models[1:])}
+    cells = models[0].cells.replace(left=Trained(None, others))
     found = jax.tree.map(np.asarray, stored.over_seeds(models[0], function)(cells))
     flat = [str(seed) for seed, corners in zip(study.seeds, found["corners"], strict=True) if np.isnan(corners).any()]
     if flat:

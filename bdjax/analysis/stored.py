@@ -13,7 +13,7 @@ from bdjax import chunks, stages, sweep, work
 from bdjax.errors import InvalidInput
 from bdjax.groups import Group, groups
 from bdjax.io import results
-from bdjax.io.store import Store, read_json
+from bdjax.io.store import Store
 from bdjax.jobs import Job, plan
 from bdjax.programs import Context
 from bdjax.progress import Silent
@@ -53,9 +53,7 @@ def opened(
         InvalidInput: the folder holds no such study or cells, or a model is missing.
     """
     folder = Path(folder)
-    index = read_json(folder / "study.json", results.STUDY)
-    if index is None:
-        raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
+    index = results.read_index(folder)
     cells = [cell for cell in index["cells"] if (cell["attack"], cell["ratio"]) == (attack, ratio)]
     if not cells:
         there = sorted({f"{cell['attack']} at {cell['ratio']:g}" for cell in index["cells"]})
@@ -109,9 +107,9 @@ def over_seeds(models: Models, function: Callable[[Cell, Shared], Any]) -> Calla
     return lambda cells: lifted((), cells, models.shared, cells.seed.shape[0])[1]
 
 
-def door(models: Models, cell: Cell, shared: Shared) -> Given:
+def make_given(models: Models, cell: Cell, shared: Shared) -> Given:
     """What the audit that models were opened for is given of a cell."""
-    return stages.door(models.group.scene, models.group.needs, cell, shared)
+    return stages.make_given(models.group.scene, models.group.needs, cell, shared)
 
 
 def trained(models: Models) -> Callable[[Cell], Trained]:
@@ -120,18 +118,10 @@ def trained(models: Models) -> Callable[[Cell], Trained]:
     Like `measure`, it serves the models of every defense with the same `group.key`.
     """
     group = models.group
+    numbers = [group.streams(index) for index in range(len(group.stages))]
 
     def function(cell: Cell, shared: Shared) -> Trained:
-        for index, procedure in enumerate(group.procedures):
-            run, streams = stages.stage(group.scene, procedure, group.needs), group.streams(index)
-            steps = stages.steps(group.scene, procedure, group.needs, cell, shared)
-
-            def epoch(index, carry, run=run, streams=streams, steps=steps, cell=cell):
-                return run.advance(carry, cell, shared, streams, index, 0, steps)[0]
-
-            carry = jax.lax.fori_loop(0, procedure.epochs, epoch, run.begin((), cell, shared, streams)[1])
-            cell = cell.replace(previous=run.finish(carry, cell, shared, streams)[1][0])
-        return cell.previous
+        return stages.run_stages(group.scene, group.stages, group.needs, numbers, cell, shared)[0].left
 
     return over_seeds(models, function)
 
@@ -143,6 +133,6 @@ def measure(models: Models) -> Callable[[Cell, Trained], dict[str, np.ndarray]]:
     lifted = over_seeds(models, lambda cell, shared: figures((), cell, shared)[1])
 
     def function(cells: Cell, left: Trained) -> dict[str, np.ndarray]:
-        return {name: np.asarray(value, float) for name, value in lifted(cells.replace(previous=left)).items()}
+        return {name: np.asarray(value, float) for name, value in lifted(cells.replace(left=left)).items()}
 
     return function

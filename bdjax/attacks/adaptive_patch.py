@@ -24,7 +24,8 @@ CARD = Card(
     year=2023,
     version=1,
     kind="dirty-label with cover rows, several triggers",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels and labels of poisoned rows, pixels of cover rows",
     smallest=16,
     settings={
@@ -52,14 +53,15 @@ CARD = Card(
 )
 
 
-def quarters(chosen: Array) -> Array:
-    """Where chosen rows, taken in order, go on from one quarter to the next: int32 (3,), the number of the first row.
+def quarter(chosen: Array) -> Array:
+    """Which quarter of the chosen rows, taken in order, each row lies in: int8 (n,), 0 to 3, of bool (n,).
 
-    chosen: bool (n,). Counts that 4 does not divide leave the later quarters smaller: 7 are 2, 2, 2 and 1.
+    Counts that 4 does not divide leave the later quarters smaller: 7 are 2, 2, 2 and 1. Rows that were not chosen
+    belong to the quarter of the chosen row before them.
     """
     place = jnp.cumsum(chosen.astype(jnp.int32))
     before = -(-jnp.arange(1, 4) * place[-1] // 4)
-    return jnp.searchsorted(place, before + 1).astype(jnp.int32)
+    return jnp.sum(place[:, None] > before, axis=1).astype(jnp.int8)
 
 
 def stacked(patches: list[Patch]) -> tuple[np.ndarray, np.ndarray]:
@@ -88,20 +90,14 @@ def make(net, shape, classes, test_patches, storage, target) -> Attack:
 
     def init(key, assets, settings, label, priority, count) -> Poison:
         poison = shared["init"](key, assets, settings, label, priority, count)
-        begins = {"poisoned": quarters(poison.role == POISONED), "covered": quarters(poison.role == COVER)}
-        return poison.replace(trigger=poison.trigger | begins)
-
-    def one(image: Array, trigger, number: Array) -> Array:
-        share = trigger["alpha"][number] * jnp.asarray(masks, image.dtype)[number]
-        return kept(mixed(image, jnp.asarray(pictures, image.dtype)[number], share), storage)
+        poisoned, covered = quarter(poison.role == POISONED), quarter(poison.role == COVER)
+        return poison.replace(variant=jnp.where(poison.role == COVER, covered, poisoned))
 
     def stamp(assets, trigger, image, row):
-        del assets
-        return one(image, trigger, jnp.sum(row >= trigger["poisoned"]))
-
-    def cover(assets, trigger, image, row):
-        del assets
-        return one(image, trigger, jnp.sum(row >= trigger["covered"]))
+        del assets, row
+        number = trigger["variant"]
+        share = trigger["alpha"][number] * jnp.asarray(masks, image.dtype)[number]
+        return kept(mixed(image, jnp.asarray(pictures, image.dtype)[number], share), storage)
 
     def query(assets, trigger, image, row):
         del assets, row
@@ -110,7 +106,7 @@ def make(net, shape, classes, test_patches, storage, target) -> Attack:
             image = mixed(image, jnp.asarray(patch.picture, image.dtype), share)
         return image
 
-    return Attack(stamp=stamp, query=query, cover=cover, **(shared | {"init": init}))
+    return Attack(stamp=stamp, query=query, cover=stamp, **(shared | {"init": init}))
 
 
 ADAPTIVE_PATCH = Method(CARD, make)

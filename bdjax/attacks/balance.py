@@ -5,10 +5,10 @@ https://doi.org/10.1016/j.crma.2012.03.014; Sener, Koltun, Multi-Task Learning a
 2018, https://arxiv.org/abs/1810.04650, algorithm 1, with the constants of their released code.
 """
 
-import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Setting
+from bdjax.geometry import dot
 from bdjax.types import Array, PyTree
 
 NORMALIZATION = Setting(
@@ -22,11 +22,6 @@ EDGE = 0.001
 
 LARGEST, EPSILON = 10.0, 1e-5
 """The largest loss, and loss times norm, that a gradient is divided by, and what is added to every divisor."""
-
-
-def dot(one: PyTree, other: PyTree) -> Array:
-    """The inner product of two trees of arrays, float ()."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, one, other)))
 
 
 def least(first: Array, both: Array, second: Array) -> Array:

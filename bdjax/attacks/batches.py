@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bdjax import images, warp
 from bdjax.cards import Setting
 from bdjax.keys import stream
-from bdjax.types import POISONED, Array, Batch, Given, Key, Poison, real
+from bdjax.types import POISONED, Array, Batch, Given, Key, real
 
 BATCHES = {
     "rounding": Setting(
@@ -36,9 +36,9 @@ CROPPED, TURNED = 0.8, 0.5
 """The shares of batches that are cropped and turned, from the released code."""
 
 
-def ratio(poison: Poison) -> Array:
-    """The share of rows that are poisoned on record, float ()."""
-    return jnp.mean((poison.role == POISONED).astype(real()))
+def ratio(given: Given) -> Array:
+    """The share of rows that are poisoned on record, float (), for an attacker who controls training."""
+    return jnp.mean((given.carry["role"] == POISONED).astype(real()))
 
 
 def share(key: Key, ratio: Array, size: Array, rounding: str) -> Array:

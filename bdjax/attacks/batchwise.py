@@ -1,47 +1,64 @@
 """Training by an attacker who changes every batch of clean rows before the classifier learns from it."""
 
-from collections.abc import Callable
+from typing import Protocol
 
-from flax import struct
+import jax.numpy as jnp
 
 from bdjax.attacks import batches
-from bdjax.train import State, supervised
-from bdjax.types import Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained
+from bdjax.keys import stream
+from bdjax.train import leave_weights, supervised
+from bdjax.types import Array, Batch, Given, Key, LabelFn, Net, Stage
 
 
-@struct.dataclass
-class Attacking:
-    """What such training carries: the classifier's own state, and what the attacker fixed before it began."""
+class AttackFn(Protocol):
+    """A batch of clean rows as the classifier learns from it, augmented; key: the step's own.
 
-    fit: State
-    ratio: Array  # (): share of rows to poison
-    trigger: PyTree
+    `given.carry` has the trigger.
+    """
+
+    def __call__(self, key: Key, rows: Batch, given: Given, /) -> Batch: ...
 
 
-def batchwise(net: Net, attacked: Callable[..., Batch], **recipe) -> Procedure:
+class ChangeFn(Protocol):
+    """The images (b, height, width, channels) of a batch, the first `poisoned` int32 () of them with the trigger.
+
+    What follows them may be cover samples. key: the step's own; `given.carry` has the trigger.
+    """
+
+    def __call__(self, key: Key, rows: Batch, poisoned: Array, given: Given, /) -> Array: ...
+
+
+def keep_trigger(key: Key, state, given: Given):
+    """The trained weights, and the trigger as it was."""
+    return leave_weights(key, state, given).replace(carry=given.carry["trigger"])
+
+
+def batchwise(net: Net, attack: AttackFn, **recipe) -> Stage:
     """Training from scratch on the clean split; the trigger is handed on as it was.
 
-    Args:
-        net: the classifier.
-        attacked: (key, state, rows, given) -> rows, which reads `ratio` and `trigger` from an `Attacking`, and draws
-            its own augmentation.
-        recipe: as for `bdjax.train.supervised`.
+    recipe: as for `bdjax.train.supervised`.
     """
-    plain = supervised(net, lambda given: given.clean, fresh=True, augment=False, **recipe)
 
-    def init(key: Key, given: Given, previous: Poison) -> Attacking:
-        ratio = batches.ratio(previous)
-        return Attacking(plain.init(key, given, None), ratio, previous.trigger)
+    def augment(key, rows, _epoch, given):
+        return attack(key, rows, given)
 
-    def order(key: Key, state: Attacking, epoch: Array, given: Given) -> Array:
-        return plain.order(key, state.fit, epoch, given)
+    hooks = {"augment": augment, "leave": keep_trigger}
+    return supervised(net, lambda given: given.whole, fresh=True, **hooks, **recipe)
 
-    def step(key: Key, state: Attacking, rows: Batch, given: Given):
-        fit, info = plain.step(key, state.fit, attacked(key, state, rows, given), given)
-        return state.replace(fit=fit), info
 
-    def finish(key: Key, state: Attacking, given: Given) -> Trained:
-        del key, given
-        return Trained(state.fit.weights, state.trigger)
+def poison_batches(
+    net: Net, goal: LabelFn, change: ChangeFn, *, rounding, augmentation, crop, flip, interpolation, fill, **recipe
+) -> Stage:
+    """`batchwise` on batches whose first rows are triggered and relabelled; all are augmented after that.
 
-    return Procedure(plain.source, plain.epochs, init, order, step, finish)
+    The settings are those of `batches.BATCHES`.
+    """
+    augment = batches.augmentation(augmentation, crop, flip, interpolation, fill)
+
+    def attack(key: Key, rows: Batch, given: Given) -> Batch:
+        poisoned = batches.share(stream(key, "share"), batches.ratio(given), jnp.sum(rows.weight), rounding)
+        label = jnp.where(jnp.arange(rows.row.size) < poisoned, goal(rows.label), rows.label)
+        rows = rows.replace(image=change(key, rows, poisoned, given), label=label)
+        return rows.replace(image=augment(stream(key, "augment"), rows, given))
+
+    return batchwise(net, attack, **recipe)

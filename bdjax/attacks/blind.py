@@ -13,7 +13,7 @@ from bdjax.attacks.blind_training import training
 from bdjax.attacks.common import GOAL, TARGET, dirty_label
 from bdjax.attacks.portions import PORTION
 from bdjax.cards import Card, Method, Setting
-from bdjax.recipes import VICTIM
+from bdjax.train.recipes import VICTIM
 from bdjax.types import Array, Attack
 
 CARD = Card(
@@ -25,7 +25,8 @@ CARD = Card(
     version=1,
     kind="dirty-label, controls training, static",
     stage="training",
-    needs=("clean",),
+    controls="training",
+    needs=("whole",),
     changes="the loss: it counts triggered copies of every batch too",
     smallest=16,
     settings={

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.attacks import batches, partners
-from bdjax.attacks.batchwise import Attacking, batchwise
+from bdjax.attacks.batchwise import poison_batches
 from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
 from bdjax.attacks.quantization import dithered, quantized
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.poison import roles
-from bdjax.recipes import VICTIM
-from bdjax.types import Array, Attack, Batch, Given, Key, Net, Poison, Procedure, everything
+from bdjax.train.recipes import VICTIM
+from bdjax.types import Array, Attack, Batch, Given, Key, Net, Poison, Stage, everything
 
 CARD = Card(
     name="bpp",
@@ -27,7 +27,8 @@ CARD = Card(
     version=2,
     kind="dirty-label, controls training",
     stage="training",
-    needs=("clean",),
+    controls="training",
+    needs=("whole",),
     changes="pixels and labels of some rows of every batch, and the augmentation",
     smallest=2,
     settings={
@@ -110,26 +111,19 @@ def make(net, shape, classes, levels, dithering, storage, goal, target, **traini
     return Attack(stamp=stamp, query=stamp, cover=cover, cross=cross, train=train, **parts)
 
 
-def _training(
-    net: Net, goal, fewer, error, rounding, augmentation, crop, flip, interpolation, fill, **recipe
-) -> Procedure:
+def _training(net: Net, goal, fewer, error, **static) -> Stage:
     """Training from scratch on clean rows that each step quantises, relabels and augments itself."""
-    augment = batches.augmentation(augmentation, crop, flip, interpolation, fill)
 
-    def attacked(key: Key, state: Attacking, rows: Batch, given: Given) -> Batch:
-        size = jnp.sum(rows.weight)
-        poisoned = batches.share(stream(key, "share"), state.ratio, size, rounding)
-        negatives = jnp.where(poisoned > 0, jnp.floor(given.settings["negatives"] * size + 1e-4), 0)
-        others = jax.random.randint(stream(key, "partner"), rows.row.shape, 0, given.clean.size)
-        errors = jax.vmap(error)(given.clean.read(others).image)
+    def change(key: Key, rows: Batch, poisoned: Array, given: Given) -> Array:
+        expected = given.settings["negatives"] * jnp.sum(rows.weight)
+        negatives = jnp.where(poisoned > 0, jnp.floor(expected + 1e-4), 0)
+        others = jax.random.randint(stream(key, "partner"), rows.row.shape, 0, given.whole.size)
+        errors = jax.vmap(error)(given.whole.read(others).image)
         number = jnp.arange(rows.row.size)[:, None, None, None]
         image = jnp.where(number < poisoned + negatives, jnp.clip(rows.image + errors, 0, 1), rows.image)
-        image = jnp.where(number < poisoned, jax.vmap(fewer)(rows.image), image)
-        label = jnp.where(number[:, 0, 0, 0] < poisoned, goal(rows.label), rows.label)
-        rows = rows.replace(image=image, label=label)
-        return rows.replace(image=augment(stream(key, "augment"), rows, given))
+        return jnp.where(number < poisoned, jax.vmap(fewer)(rows.image), image)
 
-    return batchwise(net, attacked, **recipe)
+    return poison_batches(net, goal, change, **static)
 
 
 BPP = Method(CARD, make)

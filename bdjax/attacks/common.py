@@ -10,7 +10,7 @@ import numpy as np
 from bdjax.cards import Setting
 from bdjax.errors import InvalidInput
 from bdjax.poison import all_to_all, all_to_one, relabel, roles
-from bdjax.types import Array, Key, Poison, everything
+from bdjax.types import Array, Key, Poison, StampFn, everything
 
 TARGET = Setting(0, "the class that triggered images are sent to", low=0)
 GOAL = Setting("all_to_one", "every label to the target, or each to the next", choices=("all_to_one", "all_to_all"))
@@ -126,6 +126,29 @@ def clean_label(name: str, classes: int, *, target: int, trigger: Callable = no_
         return Poison(roles(priority, eligible(label), count), label, trigger(key, settings))
 
     return {"init": init, "goal": all_to_one(target), "eligible": eligible}
+
+
+def stamp_with_gain(name: str, add: Callable[[Array, Array], Array]) -> tuple[Callable, StampFn, StampFn]:
+    """`trigger`, `stamp` and `query` of an attack that adds a pattern at an amplitude, `gain` times it on test images.
+
+    Args:
+        name: the setting that is the amplitude on training rows.
+        add: (image, amplitude float ()) -> the image with the pattern.
+    """
+
+    def trigger(key: Key, settings: Mapping[str, Array]) -> dict[str, Array]:
+        del key
+        return {each: scalar(settings[each]) for each in (name, "gain")}
+
+    def stamp(assets, trigger, image, row):
+        del assets, row
+        return add(image, trigger[name])
+
+    def query(assets, trigger, image, row):
+        del assets, row
+        return add(image, trigger[name] * trigger["gain"])
+
+    return trigger, stamp, query
 
 
 def truncated(image: Array) -> Array:

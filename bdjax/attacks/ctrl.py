@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import STORAGE, TARGET, clean_label, scalar
+from bdjax.attacks.common import STORAGE, TARGET, clean_label, stamp_with_gain
 from bdjax.attacks.spectral import BANDS, OVERFLOW, cast, pattern
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Attack
@@ -16,7 +16,8 @@ CARD = Card(
     year=2023,
     version=1,
     kind="clean-label, static",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels of poisoned rows, all of the target class",
     smallest=8,
     settings={
@@ -51,23 +52,12 @@ def make(net, shape, classes, middle, high, storage, overflow, target) -> Attack
     there_and_back = np.array(TO_RGB) @ np.array(TO_YUV) - np.eye(3) if colour else np.zeros((shape[2], shape[2]))
     tint = np.array(TO_RGB) @ [0, 1, 1] if colour else np.ones(shape[2])
 
-    def trigger(key, settings):
-        del key
-        return {name: scalar(settings[name]) for name in ("magnitude", "gain")}
-
     def add(image, magnitude):
         drift = jnp.einsum("rck,jk->rcj", image, jnp.asarray(there_and_back, image.dtype), precision="highest")
         moved = image + drift + magnitude * jnp.asarray(added * tint, image.dtype)
         return cast(moved * 255, overflow) / 255 if storage == "truncate" else jnp.clip(moved, 0, 1)
 
-    def stamp(assets, trigger, image, row):
-        del assets, row
-        return add(image, trigger["magnitude"])
-
-    def query(assets, trigger, image, row):
-        del assets, row
-        return add(image, trigger["magnitude"] * trigger["gain"])
-
+    trigger, stamp, query = stamp_with_gain("magnitude", add)
     return Attack(stamp=stamp, query=query, **clean_label("ctrl", classes, target=target, trigger=trigger))
 
 

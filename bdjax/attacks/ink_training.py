@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bdjax.attacks.edges import edges, inked
-from bdjax.attacks.learned import learned, psnr
+from bdjax.attacks.learned import fit_on_images, psnr
 from bdjax.keys import stream
 from bdjax.types import Array, Key, Net, PyTree, Weights
 
@@ -50,7 +50,7 @@ def augmented(key: Key, first: Array, second: Array) -> tuple[Array, Array]:
 
 
 def lesson(inking: Inking):
-    """What `learned` wants as `gradient`; memory holds the injector's batch statistics."""
+    """What `fit_on_images` wants as `gradient`; memory holds the injector's batch statistics."""
 
     def gradient(key: Key, params: PyTree, memory: PyTree, image: Array, settings: PyTree, step: Array):
         del step
@@ -96,7 +96,7 @@ def trained(key: Key, inking: Inking, image: Array, settings: PyTree, steps: int
         return optax.adam(settings["ink_learning_rate"] * 0.1**tenths, BETA)
 
     begun = jax.jit(begin)(stream(key, "init"))
-    return learned(key, begun, lesson(inking), optimizer, image, settings, steps, batch)
+    return fit_on_images(key, begun, lesson(inking), optimizer, image, settings, steps, batch)
 
 
 def measured(

@@ -13,7 +13,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.hourglass import hourglass
 from bdjax.poison import roles
-from bdjax.recipes import VICTIM
+from bdjax.train.recipes import VICTIM
 from bdjax.types import Array, Attack, Key, Poison, everything
 
 CARD = Card(
@@ -25,7 +25,8 @@ CARD = Card(
     version=2,
     kind="dirty-label, controls training, generated triggers",
     stage="training",
-    needs=("clean",),
+    controls="training",
+    needs=("whole",),
     changes="pixels and labels of some rows of every batch",
     smallest=8,
     bar={"cross/acc": 0.93},  # the least of the authors' data sets: 88.16 of 94.65 on CIFAR-10

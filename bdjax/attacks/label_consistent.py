@@ -5,18 +5,16 @@ attacker's own model, and a trigger in all four corners, of reduced amplitude if
 Test images get the trigger alone.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import TARGET, clean_label, scalar, stored, truncated
+from bdjax.attacks.common import TARGET, clean_label, scalar, stored
+from bdjax.attacks.hard_rows import ascend, harden
 from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
-from bdjax.images import to_uint8
-from bdjax.keys import stream
 from bdjax.train import cross_entropy, loss_gradient
-from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights, real
+from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights
 
 CARD = Card(
     name="label_consistent",
@@ -26,7 +24,8 @@ CARD = Card(
     year=2019,
     version=2,
     kind="clean-label, sample-specific",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels of poisoned rows, all of the target class",
     smallest=8,
     bar={"surrogate_robust_accuracy": 0.45},  # of Madry et al.'s released network on CIFAR-10, at 8 of 255
@@ -70,16 +69,6 @@ def corners(height: int, width: int) -> np.ndarray:
     return signs
 
 
-def ascend(loss, image: Array, start: Array, epsilon: Array, step: Array, steps: int) -> Array:
-    """Projected ascent of `loss(images)` from `start`, within epsilon of `image` a pixel and within [0, 1]."""
-
-    def body(_, moved: Array) -> Array:
-        moved = moved + step * jnp.sign(jax.grad(loss)(moved))
-        return jnp.clip(jnp.clip(moved, image - epsilon, image + epsilon), 0, 1)
-
-    return jax.lax.fori_loop(0, steps, body, start)
-
-
 def adversarial_training(steps: int):
     """Gradient of the loss on perturbed rows, for `bdjax.train.supervised`: Madry et al., ICLR 2018, equation 2.1."""
 
@@ -92,22 +81,6 @@ def adversarial_training(steps: int):
         return loss_gradient(net, weights, ascend(loss, image, image, epsilon, step, steps), batch)
 
     return gradient
-
-
-def perturbed(net: Net, weights: Weights, image: Array, label: Array, epsilon, step, steps: int, storage: str) -> Array:
-    """Images uint8 (m, height, width, channels) made hard to classify; the ascent starts at the image."""
-
-    def one(pair):
-        image = pair[0].astype(real()) / 255
-
-        def loss(moved: Array) -> Array:
-            logits = net.apply(weights, moved[None])[0]
-            return cross_entropy(logits, pair[1][None], jnp.ones(1, moved.dtype))
-
-        moved = ascend(loss, image, image, epsilon, step, steps)
-        return to_uint8(truncated(moved) if storage == "truncate" else moved)
-
-    return jax.lax.map(one, (image, label), batch_size=128)
 
 
 def make(
@@ -129,18 +102,12 @@ def make(
         rows = np.flatnonzero(np.asarray(data.label) == target)
         if not rows.size:
             raise InvalidInput(f"label_consistent: target {target} has no training rows; choose another target")
-        key = stream(key, "surrogate")
-        weights, held = surrogate_model(key, net, data, settings, surrogate_epochs, surrogate_batch, robust)
-
-        @jax.jit
-        def ascended(weights: Weights, image: Array, label: Array, epsilon: Array) -> Array:
-            return perturbed(net, weights, image, label, epsilon, scalar(settings["step"]), steps, storage)
-
-        hard = ascended(weights, data.image[rows], data.label[rows], scalar(settings["epsilon"]))
-        attacked = ascended(weights, held.image, held.label, scalar(settings["surrogate_epsilon"]))
-        figures = {"surrogate_accuracy": accuracy(net, weights, held)}
+        training = (surrogate_epochs, surrogate_batch, robust)
+        weights, held, figures = surrogate_model(key, net, data, settings, *training)
+        step, every = scalar(settings["step"]), np.arange(held.label.size)
+        hard, slot = harden(net, weights, data, rows, scalar(settings["epsilon"]), step, steps, storage)
+        attacked, _ = harden(net, weights, held, every, scalar(settings["surrogate_epsilon"]), step, steps, storage)
         figures |= {"surrogate_robust_accuracy": accuracy(net, weights, held.replace(image=attacked))}
-        slot = jnp.zeros(data.label.shape, jnp.int32).at[rows].set(jnp.arange(rows.size, dtype=jnp.int32))
         return {"adversarial": hard, "slot": slot, "figures": figures}
 
     def trigger(key: Key, settings) -> dict[str, Array]:

@@ -1,15 +1,15 @@
 """Training of an attacker's own networks on images alone, before anything is poisoned."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
+from bdjax import train
 from bdjax.keys import stream
-from bdjax.types import Array, Key, PyTree, real
+from bdjax.sources import split
+from bdjax.types import Array, Data, Given, Key, PyTree, Trained, real
 
 CHUNK = 100
 """Steps in one run of the program; between runs a user can interrupt."""
@@ -21,15 +21,6 @@ TOGETHER = 64
 """Images that go through the trained networks at once."""
 
 
-@struct.dataclass
-class Learner:
-    """What training carries from step to step."""
-
-    params: PyTree
-    optimizer: PyTree
-    memory: PyTree  # whatever else one step leaves to the next
-
-
 def parted(key: Key, size: int) -> tuple[Array, Array]:
     """Rows to learn from and rows to measure on, int32, of `size` rows; a single row is both."""
     rows = jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
@@ -37,7 +28,7 @@ def parted(key: Key, size: int) -> tuple[Array, Array]:
     return rows[held:] if size > 1 else rows, rows[:held]
 
 
-def learned(
+def fit_on_images(
     key: Key,
     begun: tuple[PyTree, PyTree],
     gradient: Callable[..., tuple[PyTree, PyTree]],
@@ -59,26 +50,48 @@ def learned(
         settings: arrays, so that no value recompiles.
         steps, batch: how many, and rows in each, drawn with replacement.
     """
+    size = min(CHUNK, steps)
 
-    def begin(params: PyTree, memory: PyTree, settings: PyTree) -> Learner:
-        return Learner(params, optimizer(settings, jnp.int32(0)).init(params), memory)
+    def given(operands) -> Given:
+        image, settings, begun, key = operands
+        data = Data(image, jnp.zeros(len(image), jnp.int32))
+        carry = {"begun": begun, "key": jax.random.key_data(key)}
+        return Given(settings, augment=None, carry=carry, whole=split(data))
 
-    @partial(jax.jit, donate_argnums=0)
-    def advance(learner: Learner, key: Key, start: Array, stop: Array, image: Array, settings: PyTree) -> Learner:
-        def body(step: Array, learner: Learner) -> Learner:
-            now = jax.random.fold_in(key, step)
-            rows = jax.random.randint(stream(now, "rows"), (batch,), 0, len(image))
-            pixels = image[rows].astype(real()) / 255
-            gradients, memory = gradient(stream(now, "step"), learner.params, learner.memory, pixels, settings, step)
-            updates, kept = optimizer(settings, step).update(gradients, learner.optimizer, learner.params)
-            return Learner(optax.apply_updates(learner.params, updates), kept, memory)
+    def now(given: Given, step: Array) -> Key:
+        return jax.random.fold_in(jax.random.wrap_key_data(given.carry["key"], impl="threefry2x32"), step)
 
-        return jax.lax.fori_loop(start, stop, body, learner)
+    def begin(_key, given, _weights):
+        params, memory = given.carry["begun"]
+        return params, {"memory": memory, "step": jnp.zeros((), jnp.int32)}
 
-    learner = jax.jit(begin)(*begun, settings)
-    for start in range(0, steps, CHUNK):
-        learner = advance(learner, key, jnp.int32(start), jnp.int32(min(start + CHUNK, steps)), image, settings)
-    return learner.params, learner.memory
+    def order(_key, epoch, given, _still):
+        def rows(step: Array) -> Array:
+            return jax.random.randint(stream(now(given, step), "rows"), (batch,), 0, given.whole.size)
+
+        number = epoch * size + jnp.arange(size, dtype=jnp.int32)
+        return jnp.where(number[:, None] < steps, jax.vmap(rows)(number), -1)
+
+    def slope(_key, params, still, rows, given):
+        step = still["step"]
+        own = stream(now(given, step), "step")
+        gradients, memory = gradient(own, params, still["memory"], rows.image, given.settings, step)
+        return gradients, {"memory": memory, "step": step + 1}, {}
+
+    stage = train.descend(
+        lambda given: given.whole,
+        epochs=-(-steps // size),
+        batch=batch,
+        begin=begin,
+        gradient=slope,
+        rule=lambda given, clock: optimizer(given.settings, clock.step),
+        leave=lambda key, state, given: Trained(None, {"params": state.moving, "memory": state.still["memory"]}),
+        order=order,
+        full=steps % size == 0,
+        augment=False,
+    )
+    left = train.fit(key, stage, given, (image, settings, begun, key), pieces=True).carry
+    return left["params"], left["memory"]
 
 
 def converted(image: Array, change: Callable[[Array], Array]) -> Array:

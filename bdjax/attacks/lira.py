@@ -11,7 +11,7 @@ from bdjax.attacks.portions import PORTION
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.autoencoder import autoencoder
-from bdjax.recipes import VICTIM
+from bdjax.train.recipes import VICTIM
 from bdjax.types import Attack, Key, Weights
 
 CARD = Card(
@@ -24,7 +24,8 @@ CARD = Card(
     version=1,
     kind="dirty-label, controls training, generated triggers",
     stage="training",
-    needs=("clean",),
+    controls="training",
+    needs=("whole",),
     changes="pixels and labels of copies of some rows of every batch, and the augmentation",
     smallest=8,
     settings={

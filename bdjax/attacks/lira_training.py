@@ -10,34 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from bdjax import train
 from bdjax.attacks import batches, portions
+from bdjax.attacks.batchwise import keep_trigger
 from bdjax.attacks.generators import held
 from bdjax.keys import stream
-from bdjax.types import Array, Batch, Given, Key, Net, Poison, Procedure, PyTree, Trained, Weights
-
-
-@struct.dataclass
-class Joint:
-    """What the first stage carries."""
-
-    fit: train.State
-    learned: Weights  # the generator that is trained
-    fixed: Weights  # the same as it was when the epoch began, whose images the classifier learns from
-    optimizer: PyTree
-    ratio: Array  # (): share of rows to trigger
-    trigger: PyTree
-
-
-@struct.dataclass
-class Tuning:
-    """What the second stage carries."""
-
-    fit: train.State
-    ratio: Array
-    trigger: PyTree
+from bdjax.types import Array, Batch, Given, Key, Net, PyTree, Stage, Trained, Weights
 
 
 class Parts(NamedTuple):
@@ -49,10 +28,13 @@ class Parts(NamedTuple):
     augment: Callable[[Key, Batch, Given], Array]
     portion: str
 
-    def prepared(self, key: Key, rows: Batch, given: Given, ratio: Array) -> tuple[Batch, Array]:
-        """The batch, augmented, and how many of its rows are triggered."""
-        rows = rows.replace(image=self.augment(stream(key, "augment"), rows, given))
-        return rows, portions.count(stream(key, "share"), ratio, jnp.sum(rows.weight), self.portion)
+    def prepare(self, key: Key, rows: Batch, _epoch: Array, given: Given) -> Batch:
+        """The batch, augmented."""
+        return rows.replace(image=self.augment(stream(key, "augment"), rows, given))
+
+    def count(self, key: Key, rows: Batch, given: Given) -> Array:
+        """How many of its rows are triggered, int32 ()."""
+        return portions.count(stream(key, "share"), batches.ratio(given), jnp.sum(rows.weight), self.portion)
 
     def copied(self, image: Array, noise: Array, count: Array, given: Given) -> Array:
         """Images (b, height, width, channels), the first `count` with their noise in [-1, 1]."""
@@ -76,27 +58,26 @@ def chosen(condition: Array, one: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
-def weighed(parts: Parts, fixed: Weights, count: Array):
-    """The classifier's gradient: of the loss on clean rows and, where there are any, on triggered ones."""
+def weigh(parts: Parts, weights: Weights, fixed: Weights, count: Array, rows: Batch, given: Given):
+    """The classifier's gradient, (gradients, batch_stats, info).
 
-    def gradient(net: Net, weights: Weights, image: Array, rows: Batch, given: Given):
-        share = given.settings["clean_weight"]
-        copies = parts.copied(image, parts.generator.apply(fixed, image)[0], count, given)
+    It is that of the loss on clean rows and, where there are any, on triggered ones, whose noise `fixed` makes.
+    """
+    share = given.settings["clean_weight"]
+    copies = parts.copied(rows.image, parts.generator.apply(fixed, rows.image)[0], count, given)
 
-        def loss(params: PyTree):
-            at = weights.replace(params=params)
-            logits, moved, _ = net.apply(at, image, train=True, weight=rows.weight)
-            clean = train.cross_entropy(logits, rows.label, rows.weight)
-            poisoned, after = parts.asked(at.replace(batch_stats=moved), copies, rows, count)
-            value = jnp.where(count > 0, share * clean + (1 - share) * poisoned, clean)
-            accuracy = train.accuracy(logits, rows.label, rows.weight)
-            info = {"loss": clean, "poisoned_loss": poisoned, "accuracy": accuracy}
-            return value, (chosen(count > 0, after, moved), info)
+    def loss(params: PyTree):
+        at = weights.replace(params=params)
+        logits, moved, _ = parts.net.apply(at, rows.image, train=True, weight=rows.weight)
+        clean = train.cross_entropy(logits, rows.label, rows.weight)
+        poisoned, after = parts.asked(at.replace(batch_stats=moved), copies, rows, count)
+        value = jnp.where(count > 0, share * clean + (1 - share) * poisoned, clean)
+        accuracy = train.accuracy(logits, rows.label, rows.weight)
+        info = {"loss": clean, "poisoned_loss": poisoned, "accuracy": accuracy}
+        return value, (chosen(count > 0, after, moved), info)
 
-        gradients, (batch_stats, info) = jax.grad(loss, has_aux=True)(weights.params)
-        return gradients, batch_stats, info
-
-    return gradient
+    gradients, (batch_stats, info) = jax.grad(loss, has_aux=True)(weights.params)
+    return gradients, batch_stats, info
 
 
 def stages(net: Net, generator: Net, goal, *, joint_epochs, inclusive, leaking, tuned, portion, epochs, **static):
@@ -110,92 +91,74 @@ def stages(net: Net, generator: Net, goal, *, joint_epochs, inclusive, leaking, 
     return (first, tuning(parts, epochs=epochs, **static)) if tuned else (first,)
 
 
-def joint(parts: Parts, leaking: bool, last: bool, **recipe) -> Procedure:
+def joint(parts: Parts, leaking: bool, last: bool, **recipe) -> Stage:
     """The generator and the classifier in turn, step by step; `last`: whether its carry is the trigger."""
+    plain = train.recipe(parts.net, "constant")
 
-    def classifier(gradient=None) -> Procedure:
-        hook = {} if gradient is None else {"gradient": gradient}
-        clean = {"fresh": True, "augment": False, "schedule": "constant"}
-        return train.supervised(parts.net, lambda given: given.clean, **clean, **recipe, **hook)
+    def rule(given: Given, clock: train.Clock) -> optax.GradientTransformation:
+        bare = given._replace(settings=dict(given.settings) | {"weight_decay": 0.0})
+        adam = optax.adam(given.settings["generator_learning_rate"])
+        return train.each({"params": plain(bare, clock), "generator": train.idle(adam)})
 
-    plain = classifier()
+    def begin(key: Key, given: Given, _weights):
+        weights, generator = parts.net.init(stream(key, "init")), Weights(**given.carry["trigger"]["generator"])
+        still = {"batch_stats": weights.batch_stats, "statistics": generator.batch_stats, "fixed": generator}
+        return {"params": weights.params, "generator": generator.params}, still
 
-    def bare(given: Given) -> Given:
-        return given._replace(settings=dict(given.settings) | {"weight_decay": 0.0})
+    def renew(_key: Key, moving: PyTree, still: PyTree, _given: Given):
+        """The generator as it is when the epoch begins, whose images the classifier learns from."""
+        return still | {"fixed": Weights(moving["generator"], still["statistics"])}
 
-    def rule(given: Given) -> optax.GradientTransformation:
-        return optax.adam(given.settings["generator_learning_rate"])
-
-    def init(key: Key, given: Given, previous: Poison) -> Joint:
-        generator = Weights(**previous.trigger["generator"])
-        fit, kept = plain.init(key, bare(given), None), rule(given).init(generator.params)
-        return Joint(fit, generator, generator, kept, batches.ratio(previous), previous.trigger)
-
-    def order(key: Key, state: Joint, epoch: Array, given: Given) -> Array:
-        return plain.order(key, state.fit, epoch, given)
-
-    def deceive(state: Joint, rows: Batch, count: Array, given: Given):
+    def deceive(moving: PyTree, still: PyTree, rows: Batch, count: Array, given: Given):
         """Gradients, in the generator and the classifier, of the loss on what the generator makes of the batch."""
 
         def loss(learned: PyTree, params: PyTree):
-            at, victim = state.learned.replace(params=learned), state.fit.weights.replace(params=params)
-            noise, batch_stats, _ = parts.generator.apply(at, rows.image, train=True, weight=rows.weight)
+            at, victim = Weights(learned, still["statistics"]), Weights(params, still["batch_stats"])
+            noise, statistics, _ = parts.generator.apply(at, rows.image, train=True, weight=rows.weight)
             copies = parts.copied(rows.image, noise, count, given)
             value, moved = parts.asked(victim, copies, rows, count)
-            return value, (batch_stats, moved)
+            return value, (statistics, moved)
 
         both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        return both(state.learned.params, state.fit.weights.params)
+        return both(moving["generator"], moving["params"])
 
-    def step(key: Key, state: Joint, rows: Batch, given: Given):
-        steps = train.steps_per_epoch(given.clean.size, recipe["batch"], recipe["drop_last"])
-        fixed = chosen(state.fit.step % steps == 0, state.learned, state.fixed)
-        rows, count = parts.prepared(key, rows, given, state.ratio)
-        (value, (batch_stats, moved)), (gradient, leak) = deceive(state, rows, count, given)
-        updates, kept = rule(given).update(gradient, state.optimizer)
-        after = Weights(optax.apply_updates(state.learned.params, updates), batch_stats)
-        learned, kept = chosen(count > 0, (after, kept), (state.learned, state.optimizer))
-        at = state.fit.weights.replace(batch_stats=chosen(count > 0, moved, state.fit.weights.batch_stats))
+    def slope(key: Key, moving: PyTree, still: PyTree, rows: Batch, given: Given):
+        count = parts.count(key, rows, given)
+        (value, (statistics, moved)), (gradient, leak) = deceive(moving, still, rows, count, given)
+        # Without triggered rows the generator has no gradient, and its optimizer is idle.
+        gradient = jax.tree.map(lambda leaf: jnp.where(count > 0, leaf, 0), gradient)
+        now = Weights(moving["params"], chosen(count > 0, moved, still["batch_stats"]))
+        own, batch_stats, info = weigh(parts, now, still["fixed"], count, rows, given)
+        whole = jax.tree.map(jnp.add, own, leak) if leaking else own
+        still = still | {"batch_stats": batch_stats, "statistics": chosen(count > 0, statistics, still["statistics"])}
+        slopes = {"params": chosen(count > 0, whole, own), "generator": gradient}
+        return slopes, still, info | {"generator_loss": value}
 
-        def follow(*arguments):
-            own, moved, info = weighed(parts, fixed, count)(*arguments)
-            whole = jax.tree.map(jnp.add, own, leak) if leaking else own
-            return chosen(count > 0, whole, own), moved, info | {"generator_loss": value}
+    def leave(_key: Key, state: train.State, given: Given) -> Trained:
+        generator = held(Weights(state.moving["generator"], state.still["statistics"]))
+        trigger = given.carry["trigger"] | {"generator": generator}
+        weights = Weights(state.moving["params"], state.still["batch_stats"])
+        return Trained(weights, trigger if last else given.carry | {"trigger": trigger})
 
-        fit, info = classifier(follow).step(key, state.fit.replace(weights=at), rows, bare(given))
-        return state.replace(fit=fit, learned=learned, fixed=fixed, optimizer=kept), info
+    return train.descend(
+        lambda given: given.whole,
+        begin=begin,
+        gradient=slope,
+        rule=rule,
+        leave=leave,
+        renew=renew,
+        augment=parts.prepare,
+        **recipe,
+    )
 
-    def finish(key: Key, state: Joint, given: Given) -> Trained:
-        del key, given
-        trigger = state.trigger | {"generator": held(state.learned)}
-        return Trained(state.fit.weights, trigger if last else {"ratio": state.ratio, "trigger": trigger})
 
-    return Procedure(plain.source, plain.epochs, init, order, step, finish)
-
-
-def tuning(parts: Parts, **recipe) -> Procedure:
+def tuning(parts: Parts, **recipe) -> Stage:
     """The classifier alone, from where it is; its carry is the trigger."""
 
-    def classifier(gradient=None) -> Procedure:
-        hook = {} if gradient is None else {"gradient": gradient}
-        return train.supervised(parts.net, lambda given: given.clean, augment=False, **recipe, **hook)
+    def slope(key: Key, params: PyTree, still: PyTree, rows: Batch, given: Given):
+        fixed, count = Weights(**given.carry["trigger"]["generator"]), parts.count(key, rows, given)
+        gradients, batch_stats, info = weigh(parts, Weights(params, still["batch_stats"]), fixed, count, rows, given)
+        return gradients, still | {"batch_stats": batch_stats}, info
 
-    plain = classifier()
-
-    def init(key: Key, given: Given, previous: Trained) -> Tuning:
-        return Tuning(plain.init(key, given, previous), previous.carry["ratio"], previous.carry["trigger"])
-
-    def order(key: Key, state: Tuning, epoch: Array, given: Given) -> Array:
-        return plain.order(key, state.fit, epoch, given)
-
-    def step(key: Key, state: Tuning, rows: Batch, given: Given):
-        rows, count = parts.prepared(key, rows, given, state.ratio)
-        gradient = weighed(parts, Weights(**state.trigger["generator"]), count)
-        fit, info = classifier(gradient).step(key, state.fit, rows, given)
-        return state.replace(fit=fit), info
-
-    def finish(key: Key, state: Tuning, given: Given) -> Trained:
-        del key, given
-        return Trained(state.fit.weights, state.trigger)
-
-    return Procedure(plain.source, plain.epochs, init, order, step, finish)
+    hooks = {"slope": slope, "leave": keep_trigger, "augment": parts.prepare}
+    return train.supervised(parts.net, lambda given: given.whole, **hooks, **recipe)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, truncated
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
-from bdjax.attacks.universal import Fit, fitted
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.universal import Fit, fit_smooth
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
@@ -24,7 +24,8 @@ CARD = Card(
     year=2021,
     version=2,
     kind="dirty-label, static",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels and labels of poisoned rows",
     smallest=8,
     settings={
@@ -72,15 +73,14 @@ def make(
     """
 
     def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, PyTree]:
-        training = (surrogate_epochs, surrogate_batch)
-        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
+        weights, _, figures = surrogate_model(key, net, data, settings, surrogate_epochs, surrogate_batch)
         rows = jax.random.permutation(stream(key, "images"), data.label.size)[:images]
         image = data.image[rows].astype(real()) / 255
         floats = {name: scalar(settings[name]) for name in ("strength", "overshoot", "fooling")}
 
         def run(weights: Weights, image: Array, floats) -> Fit:
             static = {"sigma": sigma, "passes": passes, "steps": steps}
-            return fitted(stream(key, "order"), net, weights, image, labels["target"], floats, **static)
+            return fit_smooth(stream(key, "order"), net, weights, image, labels["target"], floats, **static)
 
         best = jax.jit(run)(weights, image, floats).best
         if not float(jnp.max(best)) > 0:
@@ -88,7 +88,6 @@ def make(
                 f"low_frequency: in {steps} steps no image came to be taken for class {labels['target']}; "
                 "raise steps, images or surrogate_epochs, or choose pattern=bump"
             )
-        figures = {"surrogate_accuracy": accuracy(net, weights, held)}
         return {"pattern": best / floats["strength"], "figures": figures}
 
     closed = bump(*shape)

@@ -12,8 +12,8 @@ import numpy as np
 
 from bdjax.cards import Card, Setting, Spec
 from bdjax.errors import InvalidInput
+from bdjax.images import FORMATS
 
-FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
 UNIT = "path"
 MOST = 10_000
 """Files that a folder of pictures may hold."""

@@ -15,7 +15,8 @@ CARD = Card(
     year=2026,
     version=1,
     kind="fixed images",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="the images and labels of the rows that the set names",
 )
 

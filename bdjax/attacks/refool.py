@@ -28,7 +28,8 @@ CARD = Card(
     year=2020,
     version=1,
     kind="clean-label or dirty-label, sample-specific",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels of poisoned rows, all of the target class; under labels=dirty of any class, and their labels",
     smallest=16,
     settings={

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import STORAGE, TARGET, clean_label, scalar, truncated
+from bdjax.attacks.common import STORAGE, TARGET, clean_label, stamp_with_gain, truncated
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Attack
 
@@ -15,7 +15,8 @@ CARD = Card(
     year=2019,
     version=1,
     kind="clean-label, static",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels of poisoned rows, all of the target class",
     smallest=8,
     settings={
@@ -45,24 +46,13 @@ def make(net, shape, classes, frequency, storage, target) -> Attack:
     # Images are whole levels, so cutting the sum is cutting the wave; a hair below zero then costs a whole level.
     slip = (sine > -1e-9) & (sine < 0)
 
-    def trigger(key, settings):
-        del key
-        return {name: scalar(settings[name]) for name in ("delta", "gain")}
-
     def add(image, amplitude):
         wave = amplitude * jnp.asarray(sine, image.dtype)
         if storage == "truncate":
             wave = truncated(wave) - slip / 255
         return jnp.clip(image + wave, 0, 1)
 
-    def stamp(assets, trigger, image, row):
-        del assets, row
-        return add(image, trigger["delta"])
-
-    def query(assets, trigger, image, row):
-        del assets, row
-        return add(image, trigger["delta"] * trigger["gain"])
-
+    trigger, stamp, query = stamp_with_gain("delta", add)
     return Attack(stamp=stamp, query=query, **clean_label("sig", classes, target=target, trigger=trigger))
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from bdjax.attacks.common import GOAL, SOURCES, TARGET, dirty_label, scalar, stored
-from bdjax.attacks.learned import averaged, converted, learned, parted, psnr
+from bdjax.attacks.learned import averaged, converted, fit_on_images, parted, psnr
 from bdjax.cards import LARGEST, Setting
 from bdjax.keys import stream
 from bdjax.models.steganography import Coder
-from bdjax.recipes import rate
+from bdjax.train.recipes import rate
 from bdjax.types import Array, Attack, Data, Key, PyTree, real
 
 NEVER = LARGEST
@@ -88,7 +88,7 @@ def agreement(logits: Array, bits: Array) -> Array:
 
 
 def lesson(coder: Coder, bits: int, pace: Pace):
-    """What `learned` wants as `gradient`: the loss is the bits' cross-entropy and the weighted change of the image."""
+    """The gradient for `fit_on_images`: the loss is the bits' cross-entropy and the weighted change of the image."""
 
     def gradient(key: Key, params: PyTree, memory: PyTree, image: Array, settings: PyTree, step: Array):
         secret = drawn(key, len(image), bits)
@@ -157,7 +157,7 @@ def steganographic(
         floats = {name: scalar(settings[name]) for name in ("encoder_learning_rate", "fidelity")}
         begun = jax.jit(coder.init)(stream(key, "init")), {"started": jnp.int32(pace.start)}
         lessons = lesson(coder, bits, pace), optimizer, data.image[rows], floats
-        params, _ = learned(stream(key, "train"), begun, *lessons, encoder_steps, encoder_batch)
+        params, _ = fit_on_images(stream(key, "train"), begun, *lessons, encoder_steps, encoder_batch)
         secret = drawn(stream(key, "secret"), bits)
 
         def use(params: PyTree, secret: Array, image: Array, held: Array) -> dict[str, PyTree]:

@@ -31,10 +31,11 @@ DEPARTURE = (
 
 
 class Surrogate(NamedTuple):
-    """The attacker's model and the rows that it did not learn from."""
+    """The attacker's model, the rows that it did not learn from, and its accuracy on them, for the report."""
 
     weights: Weights
     held: Data
+    figures: dict[str, Array]
 
 
 def accuracy(net: Net, weights: Weights, data: Data) -> Array:
@@ -51,10 +52,10 @@ def surrogate_model(
     batch: int,
     gradient: Callable | None = None,
 ) -> Surrogate:
-    """`net` trained on most of the clean split; crops shift by an eighth of the height.
+    """`net` trained on most of the clean split and measured on the rest; crops shift by an eighth of the height.
 
     Args:
-        key: of the training.
+        key: of the attack's preparation.
         net, data: the network and the split.
         settings: the attack's float settings, those of SURROGATE among them.
         epochs, batch: see SURROGATE.
@@ -65,10 +66,12 @@ def surrogate_model(
     prefix = "surrogate_"
     own = {name.removeprefix(prefix): scalar(value) for name, value in settings.items() if name.startswith(prefix)}
     augment = augmentation(data.image.shape[1] // 8, False)
+    key = stream(key, "surrogate")
     learned, held = (Data(data.image[rows], data.label[rows]) for rows in parted(stream(key, "held"), data.label.size))
 
     def given(operands) -> Given:
         rows, floats = operands
         return Given(floats, augment, clean=split(rows))
 
-    return Surrogate(fit(key, procedure, given, (learned, own)).weights, held)
+    weights = fit(key, procedure, given, (learned, own)).weights
+    return Surrogate(weights, held, {"surrogate_accuracy": accuracy(net, weights, held)})

@@ -14,7 +14,7 @@ import numpy as np
 from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
 from bdjax.attacks.patches import BASE
 from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
@@ -28,7 +28,8 @@ CARD = Card(
     year=2018,
     version=2,
     kind="dirty-label, static",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels and labels of poisoned rows",
     smallest=8,
     settings={
@@ -168,7 +169,7 @@ def make(net, shape, classes, storage, overflow, mixing, **static) -> Attack:
 
     def prepare(key: Key, net: Net, data: Data, settings) -> dict[str, PyTree]:
         training = (static["surrogate_epochs"], static["surrogate_batch"])
-        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
+        weights, _, figures = surrogate_model(key, net, data, settings, *training)
         chosen = heaviest(stream(key, "head"), net, weights, static["head"], static["neurons"])
         mask = jnp.asarray(cover > 0, real())
         noise = GREY + NOISE * jax.random.normal(stream(key, "start"), shape, real())
@@ -179,7 +180,7 @@ def make(net, shape, classes, storage, overflow, mixing, **static) -> Attack:
             return fitted(net, weights, start, mask, chosen, floats, static["descent"], static["steps"])
 
         picture = jax.jit(run)(weights, jnp.asarray(start, real()), chosen, floats).picture
-        return {"picture": picture, "figures": {"surrogate_accuracy": accuracy(net, weights, held)}}
+        return {"picture": picture, "figures": figures}
 
     def trigger(key: Key, settings) -> dict[str, Array]:
         del key

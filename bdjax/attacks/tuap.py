@@ -5,19 +5,18 @@ the target, and rows of the target are made hard to learn before they get it. Th
 for images: a targeted universal perturbation of all pixels (Moosavi-Dezfooli et al., CVPR 2017), by DeepFool.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks.common import STORAGE, TARGET, clean_label, scalar, stored
-from bdjax.attacks.label_consistent import perturbed
+from bdjax.attacks.hard_rows import harden
 from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
+from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
 from bdjax.attacks.tuap_patterns import pasted, patch, perturbation
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Attack, Data, Key, Net, PyTree, Weights
+from bdjax.types import Attack, Data, Key, Net, PyTree
 
 CARD = Card(
     name="tuap",
@@ -27,7 +26,8 @@ CARD = Card(
     year=2020,
     version=2,
     kind="clean-label, static",
-    stage="data",
+    stage="pre-training",
+    controls="data",
     changes="pixels of poisoned rows, all of the target class",
     smallest=8,
     settings={
@@ -65,17 +65,6 @@ CARD = Card(
 )
 
 
-def hardened(net: Net, weights: Weights, data: Data, rows: np.ndarray, settings, steps: int) -> dict[str, Array]:
-    """Training rows that the model has been made to doubt, uint8, and where each row's is."""
-
-    def run(weights: Weights, image: Array, label: Array, epsilon: Array, step: Array) -> Array:
-        return perturbed(net, weights, image, label, epsilon, step, steps, "round")
-
-    hard = jax.jit(run)(weights, data.image[rows], data.label[rows], settings["epsilon"], settings["ascent_step"])
-    slot = jnp.zeros(data.label.shape, jnp.int32).at[rows].set(jnp.arange(rows.size, dtype=jnp.int32))
-    return {"hard": hard, "slot": slot}
-
-
 def make(net, shape, classes, pattern, size, storage, overflow, target, **static) -> Attack:
     """TUAP for images of `shape`; `prepare` trains a clean model, fits the pattern and makes the target's rows hard.
 
@@ -92,18 +81,20 @@ def make(net, shape, classes, pattern, size, storage, overflow, target, **static
         if rows.size in (0, data.label.size):
             raise InvalidInput(f"tuap: target {target} has {rows.size} of {data.label.size} rows; choose another one")
         training = (static["surrogate_epochs"], static["surrogate_batch"])
-        weights, held = surrogate_model(stream(key, "surrogate"), net, data, settings, *training)
+        weights, _, figures = surrogate_model(key, net, data, settings, *training)
         floats = {name: scalar(value) for name, value in settings.items()}
         given = (stream(key, "pattern"), net, weights, data, floats, target)
         if pattern == "patch":
-            assets = {"pattern": patch(*given, size, static["fit_steps"])}
+            found = patch(*given, size, static["fit_steps"])
         else:
             counts = {name: static[name] for name in ("images", "judges", "passes", "steps")}
-            assets = {"pattern": perturbation(*given, **counts)}
-        assets["figures"] = {"surrogate_accuracy": accuracy(net, weights, held)}
+            found = perturbation(*given, **counts)
+        assets = {"pattern": found, "figures": figures}
         if static["ascent_steps"] == 0:
             return assets
-        return assets | hardened(net, weights, data, rows, floats, static["ascent_steps"])
+        ascent = (floats["epsilon"], floats["ascent_step"], static["ascent_steps"])
+        hard, slot = harden(net, weights, data, rows, *ascent, "round")
+        return assets | {"hard": hard, "slot": slot}
 
     def query(assets, trigger, image, row):
         del trigger, row

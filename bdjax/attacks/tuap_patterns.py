@@ -1,12 +1,10 @@
 """The patterns of TUAP (tuap.py), fitted to a clean model: a patch, or a perturbation of all pixels."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.universal import deepfool
+from bdjax.attacks.universal import Fit, fit_universal
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
 from bdjax.train import cross_entropy
@@ -16,46 +14,18 @@ MARGIN = 1e-4
 """Pixels, in the l2 norm, by which BackdoorBox lengthens every step of DeepFool."""
 
 
-class Fit(NamedTuple):
-    """Where the fitting of a perturbation stands: it, the share of predictions that it changes, the pass."""
-
-    pattern: Array
-    changed: Array
-    number: Array
-
-
 def fitted_perturbation(
     key: Key, net: Net, weights: Weights, image: Array, judges: Array, target: int, settings, passes: int, steps: int
 ) -> Fit:
     """A universal perturbation of images (m, height, width, channels), within `strength`; judges are other images."""
     strength = settings["strength"]
 
-    def predict(images: Array) -> Array:
-        return jnp.argmax(net.apply(weights, images)[0], axis=1)
+    def join(pattern: Array, change: Array) -> Array:
+        return jnp.clip(pattern + change, -strength, strength)
 
-    clean, judged = predict(image), predict(judges)
-
-    def visit(pattern: Array, row: Array):
-        def add(pattern: Array) -> Array:
-            # One step less: BackdoorBox has no use for an image that takes as many as allowed.
-            fooled = deepfool(net, weights, image[row] + pattern, target, settings["overshoot"], steps - 1, MARGIN)
-            moved = jnp.clip(pattern + fooled.change, -strength, strength)
-            return jnp.where(fooled.reached == target, moved, pattern)
-
-        now = predict((image[row] + pattern)[None])[0]
-        return jax.lax.cond(now == clean[row], add, lambda pattern: pattern, pattern), None
-
-    def again(state: Fit) -> Fit:
-        rows = jax.random.permutation(jax.random.fold_in(key, state.number), image.shape[0])
-        pattern = jax.lax.scan(visit, state.pattern, rows)[0]
-        changed = jnp.mean((predict(judges + pattern) != judged).astype(image.dtype))
-        return Fit(pattern, changed, state.number + 1)
-
-    def unfinished(state: Fit) -> Array:
-        return (state.changed < settings["fooling"]) & (state.number < passes)
-
-    zero = jnp.zeros(image.shape[1:], image.dtype)
-    return jax.lax.while_loop(unfinished, again, Fit(zero, jnp.zeros((), image.dtype), jnp.int32(0)))
+    # One step less: BackdoorBox has no use for an image that takes as many as allowed.
+    counts = {"passes": passes, "steps": steps - 1, "margin": MARGIN}
+    return fit_universal(key, net, weights, image, judges, target, settings, join, **counts)
 
 
 def pasted(image: Array, patch: Array) -> Array:

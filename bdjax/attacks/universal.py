@@ -1,12 +1,13 @@
-"""A smooth universal perturbation: one pattern without high frequencies that moves many images towards a class.
+"""Universal perturbations: one pattern that moves many images towards a class.
 
-Zeng, Park, Mao, Jia, Rethinking the Backdoor Attacks' Triggers, ICCV 2021, https://arxiv.org/abs/2104.03413, section 5,
-and its released code, after Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017: over images in
-random order, the least change that would make one more of them the target (targeted DeepFool) is low-passed and added,
-the sum is low-passed and rescaled to [0, strength]; passes go on until the pattern changes enough predictions, and the
-best pattern is kept.
+After Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017: over images in random order, the least
+change that would make one more of them the target (targeted DeepFool) joins the pattern; passes go on until that
+changes enough predictions, and the best pattern is kept. The smooth one, without high frequencies, is that of Zeng,
+Park, Mao, Jia, Rethinking the Backdoor Attacks' Triggers, ICCV 2021, https://arxiv.org/abs/2104.03413, section 5, and
+its released code: changes are low-passed and added, the sum is low-passed and rescaled to [0, strength].
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -79,28 +80,42 @@ class Fit(NamedTuple):
     number: Array
 
 
-def fitted(key: Key, net: Net, weights: Weights, image: Array, target: int, settings, *, sigma, passes, steps) -> Fit:
-    """A smooth universal perturbation of images (m, height, width, channels), in [0, strength]."""
-    height, width = (jnp.asarray(low_pass(side, sigma), image.dtype) for side in image.shape[1:3])
-    strength = settings["strength"]
+def fit_universal(
+    key: Key,
+    net: Net,
+    weights: Weights,
+    image: Array,
+    judges: Array,
+    target: int,
+    settings,
+    join: Callable[[Array, Array], Array],
+    passes: int,
+    steps: int,
+    margin: float = 0.0,
+) -> Fit:
+    """A pattern (height, width, channels) that many images are taken for the target with.
 
-    def smooth(pattern: Array) -> Array:
-        return jnp.einsum("rp,pqc,sq->rsc", height, pattern, width, precision="highest")
+    Args:
+        key: of the orders.
+        net, weights: the model.
+        image: what the pattern is fitted to, (m, height, width, channels).
+        judges: images whose predictions it is to change, (k, height, width, channels).
+        target: the class.
+        settings: `overshoot` of `deepfool`, and `fooling`, the share of changed predictions at which passes end.
+        join: (pattern, change) -> the pattern after the least change that makes one more image the target.
+        passes: the most.
+        steps, margin: of `deepfool`.
+    """
 
     def predict(images: Array) -> Array:
         return jnp.argmax(net.apply(weights, images)[0], axis=1)
 
-    def rescaled(pattern: Array) -> Array:
-        span = jnp.max(pattern) - jnp.min(pattern)
-        return strength * (pattern - jnp.min(pattern)) / jnp.where(span > 0, span, 1)
-
-    clean = predict(image)
+    clean, judged = predict(image), predict(judges)
 
     def visit(pattern: Array, row: Array):
         def add(pattern: Array) -> Array:
-            fooled = deepfool(net, weights, image[row] + pattern, target, settings["overshoot"], steps)
-            raised = rescaled(smooth(pattern + smooth(fooled.change)))
-            return jnp.where(fooled.reached == target, raised, pattern)
+            fooled = deepfool(net, weights, image[row] + pattern, target, settings["overshoot"], steps, margin)
+            return jnp.where(fooled.reached == target, join(pattern, fooled.change), pattern)
 
         now = predict((image[row] + pattern)[None])[0]
         return jax.lax.cond((now == clean[row]) & (now != target), add, lambda pattern: pattern, pattern), None
@@ -108,7 +123,7 @@ def fitted(key: Key, net: Net, weights: Weights, image: Array, target: int, sett
     def again(state: Fit) -> Fit:
         rows = jax.random.permutation(jax.random.fold_in(key, state.number), image.shape[0])
         pattern = jax.lax.scan(visit, state.pattern, rows)[0]
-        changed = jnp.mean((predict(image + pattern) != clean).astype(image.dtype))
+        changed = jnp.mean((predict(judges + pattern) != judged).astype(image.dtype))
         better = changed >= state.changed
         best, most = jnp.where(better, pattern, state.best), jnp.maximum(changed, state.changed)
         return Fit(pattern, best, most, state.number + 1)
@@ -118,3 +133,21 @@ def fitted(key: Key, net: Net, weights: Weights, image: Array, target: int, sett
 
     zero = jnp.zeros(image.shape[1:], image.dtype)
     return jax.lax.while_loop(unfinished, again, Fit(zero, zero, jnp.zeros((), image.dtype), jnp.int32(0)))
+
+
+def fit_smooth(key: Key, net: Net, weights: Weights, image: Array, target: int, settings, *, sigma, **counts) -> Fit:
+    """A smooth universal perturbation of images (m, height, width, channels), in [0, strength]."""
+    height, width = (jnp.asarray(low_pass(side, sigma), image.dtype) for side in image.shape[1:3])
+    strength = settings["strength"]
+
+    def smooth(pattern: Array) -> Array:
+        return jnp.einsum("rp,pqc,sq->rsc", height, pattern, width, precision="highest")
+
+    def rescaled(pattern: Array) -> Array:
+        span = jnp.max(pattern) - jnp.min(pattern)
+        return strength * (pattern - jnp.min(pattern)) / jnp.where(span > 0, span, 1)
+
+    def join(pattern: Array, change: Array) -> Array:
+        return rescaled(smooth(pattern + smooth(change)))
+
+    return fit_universal(key, net, weights, image, image, target, settings, join, **counts)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from bdjax import warp
 from bdjax.attacks import batches
-from bdjax.attacks.batchwise import Attacking, batchwise
+from bdjax.attacks.batchwise import poison_batches
 from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, row_key, saved, scalar, stored
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.poison import roles
-from bdjax.recipes import VICTIM
+from bdjax.train.recipes import VICTIM
 from bdjax.types import (
     Array,
     Attack,
@@ -24,8 +24,8 @@ from bdjax.types import (
     Key,
     Net,
     Poison,
-    Procedure,
     PyTree,
+    Stage,
     everything,
     real,
 )
@@ -39,7 +39,8 @@ CARD = Card(
     version=1,
     kind="dirty-label, controls training",
     stage="training",
-    needs=("clean",),
+    controls="training",
+    needs=("whole",),
     changes="pixels and labels of some rows of every batch, and the augmentation",
     smallest=8,
     bar={"cross/acc": 0.97},  # the least of the authors' data sets: 76.74 of 78.99 on CelebA
@@ -123,24 +124,20 @@ def make(net, shape, classes, points, storage, goal, target, **training) -> Atta
     return Attack(stamp=stamp, query=stamp, cover=cover, cross=cross, train=train, **(shared | {"init": init}))
 
 
-def _training(net: Net, shape, goal, rounding, augmentation, crop, flip, interpolation, fill, **recipe) -> Procedure:
+def _training(net: Net, shape, goal, **static) -> Stage:
     """Training from scratch on clean rows that each step warps, relabels and augments itself."""
-    augment = batches.augmentation(augmentation, crop, flip, interpolation, fill)
     height, width, _ = shape
 
-    def attacked(key: Key, state: Attacking, rows: Batch, given: Given) -> Batch:
-        poisoned = batches.share(stream(key, "share"), state.ratio, jnp.sum(rows.weight), rounding)
+    def change(key: Key, rows: Batch, poisoned: Array, given: Given) -> Array:
         cover = jnp.floor(poisoned * given.settings["cross_ratio"] + 1e-4).astype(jnp.int32)
         number = jnp.arange(rows.row.size)[:, None, None, None]
         noise = jax.random.uniform(stream(key, "noise"), (rows.row.size, height, width, 2), real(), -1, 1)
-        fixed, noisy = places(state.trigger, height, width), places(state.trigger, height, width, noise)
+        trigger = given.carry["trigger"]
+        fixed, noisy = places(trigger, height, width), places(trigger, height, width, noise)
         unmoved = jnp.where(number < poisoned + cover, noisy, warp.identity(height, width, real()))
-        image = jax.vmap(warp.sample)(rows.image, jnp.where(number < poisoned, fixed, unmoved))
-        label = jnp.where(number[:, 0, 0, 0] < poisoned, goal(rows.label), rows.label)
-        rows = rows.replace(image=image, label=label)
-        return rows.replace(image=augment(stream(key, "augment"), rows, given))
+        return jax.vmap(warp.sample)(rows.image, jnp.where(number < poisoned, fixed, unmoved))
 
-    return batchwise(net, attacked, **recipe)
+    return poison_batches(net, goal, change, **static)
 
 
 WANET = Method(CARD, make)

@@ -17,7 +17,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.statistics import reestimated
 from bdjax.poison import counted
-from bdjax.types import Array, Audit, Batch, Given, Net, Procedure, Trained, Weights, real
+from bdjax.types import Array, Audit, Batch, Given, Net, Stage, Weights, real
 
 CARD = Card(
     name="connectivity",
@@ -82,37 +82,29 @@ def scores(net: Net, weights: Weights, given: Given) -> dict[str, Array]:
     return {"loss": sums["loss"] / size, "error": sums["error"] / size, "asr": sums["hit"] / sums["counted"]}
 
 
-def _stage(net: Net, epochs: int, batch: int) -> Procedure:
+def _stage(net: Net, epochs: int, batch: int) -> Stage:
     """Training of the bend's middle point, at first halfway between the ends."""
 
-    def at(place: Array | float):
-        def gradient(net, weights, image, rows, given):
-            start, end = ends(net, given)
+    def begin(_key, given, _weights):
+        middle = geometry.straight(*ends(net, given), 0.5)
+        return middle.params, {"batch_stats": middle.batch_stats}
 
-            def loss(middle):
-                point = geometry.bend(start.params, middle, end.params, place)
-                weights_there = weights.replace(params=point)
-                logits, batch_stats, _ = net.apply(weights_there, image, train=True, weight=rows.weight)
-                value = train.cross_entropy(logits, rows.label, rows.weight)
-                info = {"loss": value, "accuracy": train.accuracy(logits, rows.label, rows.weight)}
-                return value + given.settings["decay"] / 2 * geometry.dot(point, point), (batch_stats, info)
-
-            slope, (batch_stats, info) = jax.grad(loss, has_aux=True)(weights.params)
-            return slope, batch_stats, info
-
-        return train.supervised(net, lambda given: given.clean, epochs=epochs, batch=batch, gradient=gradient)
-
-    plain = at(0.0)
-
-    def init(key, given, previous):
-        del previous
-        return plain.init(key, given, Trained(geometry.straight(*ends(net, given), 0.5)))
-
-    def step(key, state, rows, given):
+    def slope(key, middle, still, rows, given):
+        start, end = ends(net, given)
         place = jax.random.uniform(stream(key, "place"), (), real())
-        return at(place).step(key, state, rows, given)
 
-    return plain._replace(init=init, step=step)
+        def loss(middle):
+            point = geometry.bend(start.params, middle, end.params, place)
+            weights = Weights(point, still["batch_stats"])
+            logits, batch_stats, _ = net.apply(weights, rows.image, train=True, weight=rows.weight)
+            value = train.cross_entropy(logits, rows.label, rows.weight)
+            info = {"loss": value, "accuracy": train.accuracy(logits, rows.label, rows.weight)}
+            return value + given.settings["decay"] / 2 * geometry.dot(point, point), (batch_stats, info)
+
+        found, (batch_stats, info) = jax.grad(loss, has_aux=True)(middle)
+        return found, still | {"batch_stats": batch_stats}, info
+
+    return train.supervised(net, lambda given: given.clean, epochs=epochs, batch=batch, begin=begin, slope=slope)
 
 
 def _along(net: Net, middle: Weights, given: Given, points: int, batch: int, statistics: str) -> dict[str, Array]:

@@ -9,17 +9,15 @@ second demand keeps the perturbation from being adversarial to any model.
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import struct
 
-from bdjax import metrics, optimizers, sources, train
+from bdjax import metrics, sources, train
 from bdjax.audits import retuning
 from bdjax.audits.common import original
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.perturbation import perturbation
 from bdjax.poison import counted
-from bdjax.types import Array, Audit, Batch, Given, Key, Net, Procedure, PyTree, Source, Trained, Weights
+from bdjax.types import Array, Audit, Batch, Given, Key, Net, Source, Stage, Trained, Weights
 
 CARD = Card(
     name="reactivation",
@@ -56,16 +54,6 @@ CARD = Card(
         "code does: an upper bound of what queries alone reach.",
     ),
 )
-
-
-@struct.dataclass
-class State:
-    """What the generator's training carries."""
-
-    generator: Weights
-    optimizer: PyTree
-    retuned: Weights
-    rows: Array  # int32 (rows,): of `pool`
 
 
 def pool(given: Given) -> Source:
@@ -114,39 +102,27 @@ def objective(net: Net, generator: Net, weights: Weights, retuned: Weights, batc
     return given.settings["alpha"] * copied + kept, info
 
 
-def _stage(net: Net, generator: Net, clean_rows: int, triggered_rows: int, epochs: int, batch: int) -> Procedure:
-    def rule(given: Given) -> optax.GradientTransformation:
-        return optimizers.sgd(given.settings["generator_rate"], given.settings["generator_momentum"])
-
-    def init(key, given, previous):
-        weights = generator.init(stream(key, "generator"))
+def _stage(net: Net, generator: Net, clean_rows: int, triggered_rows: int, epochs: int, batch: int) -> Stage:
+    def begin(key, given, retuned):
         label = given.clean.read(jnp.arange(given.clean.size, dtype=jnp.int32)).label
         clean, triggered = (min(rows, given.clean.size) for rows in (clean_rows, triggered_rows))
         rows = drawn(stream(key, "rows"), counted(label, given.target), clean, triggered)
-        return State(weights, rule(given).init(weights.params), previous.weights, rows)
+        return generator.init(stream(key, "generator")).params, {"retuned": retuned, "rows": rows}
 
-    def order(key, state, epoch, given):
-        del epoch, given
-        place = train.shuffled(key, state.rows.size, batch)
-        return jnp.where(place < 0, -1, state.rows[place])
+    def order(key, _epoch, _given, still):
+        place = train.shuffled(key, still["rows"].size, batch)
+        return jnp.where(place < 0, -1, still["rows"][place])
 
-    def step(key, state, rows, given):
-        del key
+    def loss(_key, params, still, rows, given):
+        value, info = objective(net, generator, Weights(params, {}), still["retuned"], rows, given)
+        return value, (still, info | {"loss": value})
 
-        def loss(params: PyTree):
-            weights = state.generator.replace(params=params)
-            return objective(net, generator, weights, state.retuned, rows, given)
+    def leave(_key, state, _given):
+        return Trained(state.still["retuned"], {"generator": state.moving})
 
-        (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(state.generator.params)
-        updates, kept = rule(given).update(gradient, state.optimizer, state.generator.params)
-        params = optax.apply_updates(state.generator.params, updates)
-        return state.replace(generator=state.generator.replace(params=params), optimizer=kept), info | {"loss": value}
-
-    def finish(key, state, given):
-        del key, given
-        return Trained(state.retuned, {"generator": state.generator.params})
-
-    return Procedure(pool, epochs, init, order, step, finish)
+    rule = train.sgd("generator_rate", momentum="generator_momentum", decay=None)
+    parts = {"begin": begin, "order": order, "full": True, "loss": loss, "rule": rule, "leave": leave, "augment": False}
+    return train.descend(pool, epochs=epochs, batch=batch, **parts)
 
 
 def rates(net: Net, weights: Weights, given: Given, change) -> dict[str, Array]:

@@ -7,13 +7,12 @@ and measure the attack success rate again. A clean model under the same audit is
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from bdjax import metrics, sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Audit, Given, Key, Procedure, Source
+from bdjax.types import Array, Audit, Given, Key, Source, Stage, Weights
 
 CARD = Card(
     name="retuning",
@@ -43,15 +42,6 @@ CARD = Card(
 )
 
 
-@struct.dataclass
-class State:
-    """What the retuning carries."""
-
-    training: train.State
-    rows: Array  # int32 (rows,): of the pool
-    frozen: Array  # uint32 (2,): the key of the augmentation that does not change
-
-
 def pool(given: Given, poisoned: int) -> Source:
     """All clean rows, then the first `poisoned` rows that the attack poisons."""
     if not poisoned:
@@ -74,34 +64,30 @@ def augmented(key: Key, augment, image: Array, row: Array) -> Array:
     return jax.vmap(one)(image, row)
 
 
-def _stage(net, rows: int, poisoned: int, fresh: bool, recipe: dict) -> Procedure:
-    plain = train.supervised(net, lambda given: pool(given, poisoned), augment=False, schedule="constant", **recipe)
-
-    def init(key, given, previous):
+def _stage(net, rows: int, poisoned: int, fresh: bool, recipe: dict) -> Stage:
+    def begin(key, given, weights):
         count = min(rows, given.clean.size)
         if poisoned >= count:
             raise InvalidInput(f"retuning:poisoned={poisoned} leaves no clean row of {count}; give fewer")
-        frozen = jax.random.key_data(stream(key, "augment"))
+        first = train.start(given, weights)
         some = drawn(stream(key, "rows"), given.clean.size, count, poisoned)
-        return State(plain.init(key, given, previous), some, frozen)
+        frozen = jax.random.key_data(stream(key, "augment"))  # of the augmentation that does not change
+        return first.params, {"batch_stats": first.batch_stats, "rows": some, "frozen": frozen}
 
-    def order(key, state, epoch, given):
-        del epoch, given
-        place = train.shuffled(key, state.rows.size, recipe["batch"])
-        return jnp.where(place < 0, -1, state.rows[place])
+    def order(key, _epoch, _given, still):
+        place = train.shuffled(key, still["rows"].size, recipe["batch"])
+        return jnp.where(place < 0, -1, still["rows"][place])
 
-    def step(key, state, batch, given):
-        key = stream(key, "augment") if fresh else jax.random.wrap_key_data(state.frozen, impl="threefry2x32")
-        changed = augmented(key, given.augment, batch.image, batch.row)
+    def slope(key, params, still, batch, given):
+        own = stream(key, "augment") if fresh else jax.random.wrap_key_data(still["frozen"], impl="threefry2x32")
+        changed = augmented(own, given.augment, batch.image, batch.row)
         stored = (batch.row >= given.clean.size)[:, None, None, None]
         image = jnp.where(stored, batch.image, changed)
-        training, info = plain.step(key, state.training, batch.replace(image=image), given)
-        return state.replace(training=training), info
+        gradients, batch_stats, info = train.loss_gradient(net, Weights(params, still["batch_stats"]), image, batch)
+        return gradients, still | {"batch_stats": batch_stats}, info
 
-    def finish(key, state, given):
-        return plain.finish(key, state.training, given)
-
-    return plain._replace(init=init, order=order, step=step, finish=finish)
+    hooks = {"begin": begin, "order": order, "full": True, "slope": slope, "augment": False}
+    return train.supervised(net, lambda given: pool(given, poisoned), schedule="constant", **hooks, **recipe)
 
 
 def measure(key, net, trained, given):

@@ -11,11 +11,14 @@ from bdjax.defenses.ft import FT
 from bdjax.defenses.ft_sam import FT_SAM
 from bdjax.defenses.i_bau import I_BAU
 from bdjax.defenses.nad import NAD
+from bdjax.defenses.nc import NC
 from bdjax.defenses.none import NONE
 from bdjax.defenses.npd import NPD
 from bdjax.defenses.pam import PAM
 from bdjax.defenses.pdb import PDB
+from bdjax.defenses.rnp import RNP
 from bdjax.defenses.sau import SAU
+from bdjax.defenses.spectral import SPECTRAL
 from bdjax.defenses.tsbd import TSBD
 
 DEFENSES = {
@@ -36,4 +39,7 @@ DEFENSES = {
     "fine_pruning": FINE_PRUNING,
     "i_bau": I_BAU,
     "tsbd": TSBD,
+    "rnp": RNP,
+    "nc": NC,
+    "spectral": SPECTRAL,
 }

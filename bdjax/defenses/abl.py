@@ -9,12 +9,12 @@ lowest loss are isolated, the network is trained on all others, and the isolated
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
-from bdjax.types import Array, Net, Procedure, PyTree, Source, Trained, Weights
+from bdjax.train.descend import LossFn
+from bdjax.types import Array, Given, Net, Source, Trained, Weights
 
 CARD = Card(
     name="abl",
@@ -24,7 +24,7 @@ CARD = Card(
     year=2021,
     version=1,
     kind="training with unlearning",
-    stage="in-training",
+    stage="training",
     needs=("train",),
     changes="the training rule; no row is removed for good",
     settings={
@@ -66,16 +66,6 @@ CARD = Card(
 )
 
 
-@struct.dataclass
-class State:
-    """What each stage carries."""
-
-    weights: Weights
-    optimizer: PyTree
-    step: Array  # int32 ()
-    ranking: Array  # int32 (n,): the rows of the training set, those to isolate first
-
-
 _losses = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -90,116 +80,81 @@ def floored(losses: Array, weight: Array, gamma, floor: str) -> Array:
 
 def ranked(net: Net, weights: Weights, source: Source, batch: int) -> Array:
     """The rows of a source by rising cross-entropy, int32 (n,), in inference mode; equal ones in their order."""
-    steps, batch = train.steps_per_epoch(source.size, batch), min(batch, source.size)
-    rows = jnp.arange(steps * batch, dtype=jnp.int32)
-    rows = jnp.where(rows < source.size, rows, -1).reshape(steps, batch)
-
-    def losses(row: Array) -> Array:
-        read = source.read(row)
-        return _losses(net.apply(weights, read.image)[0], read.label)
-
-    return jnp.argsort(jax.lax.map(losses, rows).reshape(-1)[: source.size]).astype(jnp.int32)
+    losses = sources.each(source, lambda rows: _losses(net.apply(weights, rows.image)[0], rows.label), batch)
+    return jnp.argsort(losses).astype(jnp.int32)
 
 
-def _stage(net: Net, *, part, objective, rate, finish, epochs: int, batch: int, augment: bool) -> Procedure:
-    """SGD on some rows of the training set.
+def descent(net: Net, objective) -> LossFn:
+    """A loss for `descend`: objective(losses float (b,), weight, settings) -> what falls."""
 
-    part: n -> the slice of the ranking that is read; objective: (losses, weight, settings) -> what falls; rate:
-    (settings, epoch) -> learning rate; finish: (state, given) -> what is carried on.
-    """
+    def loss(_key, params, batch_stats, rows, given):
+        logits, batch_stats, _ = net.apply(Weights(params, batch_stats), rows.image, train=True, weight=rows.weight)
+        losses = _losses(logits, rows.label)
+        accuracy = train.accuracy(logits, rows.label, rows.weight)
+        info = {"loss": train.mean(losses, rows.weight), "accuracy": accuracy}
+        return objective(losses, rows.weight, given.settings), (batch_stats, info)
 
-    def rule(given, learning_rate):
-        return optimizers.sgd(learning_rate, given.settings["momentum"], given.settings["weight_decay"], nesterov=True)
-
-    def init(key, given, previous):
-        if previous is None:
-            weights, ranking = net.init(stream(key, "init")), jnp.arange(given.train.size, dtype=jnp.int32)
-            return State(weights, rule(given, 0.0).init(weights.params), jnp.zeros((), jnp.int32), ranking)
-        optimizer = rule(given, 0.0).init(previous.weights.params)
-        if "momentum" in previous.carry:
-            optimizer = optax.tree.set(optimizer, trace=previous.carry["momentum"])
-        return State(previous.weights, optimizer, jnp.zeros((), jnp.int32), previous.carry["ranking"])
-
-    def order(key, state, epoch, given):
-        del epoch
-        rows = state.ranking[part(given.train.size)]
-        place = train.shuffled(key, rows.size, batch)
-        return jnp.where(place < 0, -1, rows[place])
-
-    def step(key, state, rows, given):
-        image = given.augment(stream(key, "augment"), rows.image) if augment else rows.image
-
-        def loss(params):
-            at = state.weights.replace(params=params)
-            logits, batch_stats, _ = net.apply(at, image, train=True, weight=rows.weight)
-            losses = _losses(logits, rows.label)
-            accuracy = train.accuracy(logits, rows.label, rows.weight)
-            info = {"loss": train.mean(losses, rows.weight), "accuracy": accuracy}
-            return objective(losses, rows.weight, given.settings), (batch_stats, info)
-
-        gradient, (batch_stats, info) = jax.grad(loss, has_aux=True)(state.weights.params)
-        steps = train.steps_per_epoch(state.ranking[part(given.train.size)].size, batch)
-        now = rule(given, rate(given.settings, state.step // steps))
-        updates, optimizer = now.update(gradient, state.optimizer, state.weights.params)
-        params = optax.apply_updates(state.weights.params, updates)
-        return State(Weights(params, batch_stats), optimizer, state.step + 1, state.ranking), info
-
-    def done(key, state, given):
-        del key
-        return Trained(state.weights, finish(state, given))
-
-    return Procedure(lambda given: given.train, epochs, init, order, step, done)
-
-
-def _falling(drop_epoch: int):
-    return lambda settings, epoch: settings["learning_rate"] * jnp.where(epoch < drop_epoch, 1.0, 0.1)
+    return loss
 
 
 def make(net, shape, classes, *, epochs, batch, one_in, floor, drop_epoch, keep_momentum, **static):
     """Training under the floor, training on all but the isolated rows, and unlearning of the isolated ones."""
     del shape, classes
+    falling = train.sgd(schedule=lambda clock: jnp.where(clock.epoch < drop_epoch, 1.0, 0.1), nesterov=True)
 
-    def few(size: int) -> int:
-        return max(1, size // one_in)
+    def rows(isolated: bool):
+        def source(given: Given) -> Source:
+            few = max(1, given.train.size // one_in)
+            ranking = given.carry["ranking"]
+            return sources.subset(given.train, ranking[:few] if isolated else ranking[few:])
 
-    def ranking(state, given):
-        return {"ranking": state.ranking}
+        return source
 
-    def momentum(state, given):
-        kept = {"momentum": optax.tree.get(state.optimizer, "trace")} if keep_momentum else {}
-        return ranking(state, given) | kept
+    def begin(key, given, weights):
+        first = net.init(stream(key, "init")) if weights is None else weights
+        held = (given.carry["opt_state"],) if "opt_state" in given.carry else ()
+        return first.params, first.batch_stats, *held
 
-    isolate = _stage(
-        net,
-        part=lambda size: slice(0, size),
-        objective=lambda losses, weight, settings: floored(losses, weight, settings["gamma"], floor),
-        rate=lambda settings, epoch: settings["isolation_rate"],
-        finish=lambda state, given: {"ranking": ranked(net, state.weights, given.train, batch)},
-        epochs=static["isolation_epochs"],
-        batch=batch,
-        augment=False,
+    def isolate(_key, state, given):
+        trained = Weights(state.moving, state.still)
+        return Trained(trained, {"ranking": ranked(net, trained, given.train, batch)})
+
+    def learn(_key, state, given):
+        carry = {"ranking": given.carry["ranking"]} | ({"opt_state": state.opt_state} if keep_momentum else {})
+        return Trained(Weights(state.moving, state.still), carry)
+
+    def leave(_key, state, given):
+        return Trained(Weights(state.moving, state.still), {"ranking": given.carry["ranking"]})
+
+    shared = {"batch": batch, "begin": begin}
+    return (
+        train.descend(
+            lambda given: given.train,
+            epochs=static["isolation_epochs"],
+            loss=descent(net, lambda losses, weight, settings: floored(losses, weight, settings["gamma"], floor)),
+            rule=train.sgd("isolation_rate", nesterov=True),
+            leave=isolate,
+            augment=False,
+            **shared,
+        ),
+        train.descend(
+            rows(isolated=False),
+            epochs=epochs,
+            loss=descent(net, lambda losses, weight, settings: train.mean(losses, weight)),
+            rule=falling,
+            leave=learn,
+            **shared,
+        ),
+        train.descend(
+            rows(isolated=True),
+            epochs=static["unlearning_epochs"],
+            loss=descent(net, lambda losses, weight, settings: -train.mean(losses, weight)),
+            rule=train.sgd("unlearning_rate", nesterov=True),
+            leave=leave,
+            augment=static["augment_unlearning"],
+            **shared,
+        ),
     )
-    learn = _stage(
-        net,
-        part=lambda size: slice(few(size), size),
-        objective=lambda losses, weight, settings: train.mean(losses, weight),
-        rate=_falling(drop_epoch),
-        finish=momentum,
-        epochs=epochs,
-        batch=batch,
-        augment=True,
-    )
-    unlearn = _stage(
-        net,
-        part=lambda size: slice(0, few(size)),
-        objective=lambda losses, weight, settings: -train.mean(losses, weight),
-        rate=lambda settings, epoch: settings["unlearning_rate"],
-        finish=ranking,
-        epochs=static["unlearning_epochs"],
-        batch=batch,
-        augment=static["augment_unlearning"],
-    )
-    return isolate, learn, unlearn
 
 
 ABL = Method(CARD, make)

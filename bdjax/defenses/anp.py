@@ -7,19 +7,16 @@ then neurons with small masks lose their scale and keep their bias. Steps and co
 released code.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import thresholds
-from bdjax.defenses.pruning import entries, norms, once, scaled, share
+from bdjax.defenses.pruning import by_mask, entries, norms, scaled
 from bdjax.keys import stream
-from bdjax.types import Array, Given, Key, Net, Procedure, PyTree, Trained, Weights, real
+from bdjax.types import Array, Key, Net, Stage, Trained, Weights, real
 
 CARD = Card(
     name="anp",
@@ -57,14 +54,6 @@ CARD = Card(
         "budget 0 leaves out the second term of the loss.",
     ),
 )
-
-
-@struct.dataclass
-class State:
-    """What learning the mask carries."""
-
-    mask: dict[str, Array]  # layer -> float (channels,) in [0, 1]
-    optimizer: PyTree
 
 
 @struct.dataclass
@@ -125,55 +114,45 @@ def gradient(net: Net, weights: Weights, mask, noise: Noise, image: Array, batch
     return jax.grad(both, has_aux=True)(mask)
 
 
-def learning(net: Net, *, iterations: int, batch: int, inner_steps: int, project: bool) -> Procedure:
+def learning(net: Net, *, iterations: int, batch: int, inner_steps: int, project: bool) -> Stage:
     """The stage that learns the mask; it leaves the victim as it is and carries `mask`."""
     layers = norms(net, "anp")
 
-    def rule(given: Given):
-        return optimizers.sgd(given.settings["learning_rate"], given.settings["momentum"])
+    def begin(_key, given, _weights):
+        return jax.tree.map(jnp.ones_like, entries(layers, given.victim.params, "scale")), {}
 
-    def init(key, given, previous):
-        del key, previous
-        mask = jax.tree.map(jnp.ones_like, entries(layers, given.victim.params, "scale"))
-        return State(mask, rule(given).init(mask))
-
-    def order(key, state, epoch, given):
-        del state, epoch
+    def order(key, _epoch, given, _still):
         return jax.random.randint(key, (iterations, batch), 0, given.clean.size, jnp.int32)
 
-    def step(key, state, rows, given):
-        image = given.augment(stream(key, "augment"), rows.image)
-        noise = random_noise(stream(key, "noise"), state.mask, given.settings["budget"])
-        slope, info = gradient(net, given.victim, state.mask, noise, image, rows, given.settings, inner_steps, project)
-        updates, kept = rule(given).update(slope, state.optimizer, state.mask)
-        moved = optax.apply_updates(state.mask, updates)
-        return State(jax.tree.map(lambda value: jnp.clip(value, 0, 1), moved), kept), info
+    def slope(key, mask, still, rows, given):
+        noise = random_noise(stream(key, "noise"), mask, given.settings["budget"])
+        found, info = gradient(net, given.victim, mask, noise, rows.image, rows, given.settings, inner_steps, project)
+        return found, still, info
 
-    def finish(key, state, given):
-        del key
-        return Trained(given.victim, {"mask": state.mask})
+    def clip(mask, still, _rows, _given, _clock):
+        return jax.tree.map(lambda value: jnp.clip(value, 0, 1), mask), still
 
-    return Procedure(lambda given: given.clean, 1, init, order, step, finish)
+    def leave(_key, state, given):
+        return Trained(given.victim, {"mask": state.moving})
 
-
-def pruned(net: Net, weights: Weights, mask: dict[str, Array], threshold: Array) -> Weights:
-    """The weights with the scales 0 of neurons whose mask is at most `threshold`."""
-    return masked(net, weights, jax.tree.map(lambda value: (value > threshold).astype(value.dtype), mask))
+    return train.descend(
+        lambda given: given.clean,
+        epochs=1,
+        batch=batch,
+        begin=begin,
+        gradient=slope,
+        rule=train.sgd(decay=None),
+        leave=leave,
+        order=order,
+        full=True,
+        project=clip,
+    )
 
 
 def make(net, shape, classes, *, choose, tried, relative, **static):
     """Learning of the mask, then pruning."""
     del shape, classes
-    layers = norms(net, "anp")
-
-    def change(key, given, previous):
-        del key
-        prune = partial(pruned, net, given.victim, previous.carry["mask"])
-        strengths = thresholds.towards(0.0, given.settings["threshold"], tried)
-        weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
-        return weights, {"pruned": share(layers, given.victim, weights)}
-
-    return learning(net, **static), once(change)
+    return learning(net, **static), by_mask(net, norms(net, "anp"), choose, tried, relative)
 
 
 ANP = Method(CARD, make)

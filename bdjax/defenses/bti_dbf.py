@@ -6,7 +6,6 @@ a batch in which some images are the generator's, and that its features there ar
 """
 
 import jax
-import optax
 
 from bdjax import train
 from bdjax.cards import Card, Method
@@ -56,16 +55,11 @@ def unlearned(found: Inverter):
     return gradient
 
 
-def rule(settings):
-    """Adam."""
-    return optax.adam(settings["learning_rate"])
-
-
 def make(net, shape, classes, *, tap, width, blocks, rounds, **static):
     """Pretraining of the generator, then rounds of inversion and unlearning by Adam."""
     del classes
     found = inverter(net, shape, tap, width, blocks)
-    return inversion_stages.stages(found, rule, unlearned(found), rounds=rounds, inversions=rounds, **static)
+    return inversion_stages.stages(found, train.adam(), unlearned(found), rounds=rounds, inversions=rounds, **static)
 
 
 BTI_DBF = Method(CARD, make)

@@ -113,13 +113,12 @@ def make(net, shape, classes, *, shortcuts_last, choose, tried, relative):
     paired = pairs(net, shortcuts_last)
     layers = tuple(norm for norm, _ in paired)
 
-    def change(key, given, previous):
-        del key
-        found = bounds(previous.weights, paired, given.settings["epsilon"])
+    def change(_key, given, victim):
+        found = bounds(victim, paired, given.settings["epsilon"])
 
         def prune(u: Array) -> Weights:
             keep = jax.tree.map(lambda bound: kept(bound, u), found)
-            return previous.weights.replace(params=scaled(net, previous.weights.params, keep, keep))
+            return victim.replace(params=scaled(net, victim.params, keep, keep))
 
         strengths = thresholds.towards(MILDEST, given.settings["u"], tried)
         weights = thresholds.strongest(net, given, strengths, prune, choose, relative)

@@ -7,8 +7,9 @@ Min, Qin, Zhang, Shen, Cheng, Uncovering, Explaining, and Mitigating the Superfi
 import jax
 import jax.numpy as jnp
 
-from bdjax import recipes, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.train import recipes
 from bdjax.types import Array, Batch, Given, Source
 
 CARD = Card(

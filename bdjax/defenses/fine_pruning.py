@@ -8,16 +8,15 @@ is a channel of what the final linear layer reads, and is removed by its weights
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from bdjax import recipes, sources, train
+from bdjax import sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.pruning import once
 from bdjax.defenses.thresholds import ACCURACY, BENCHMARK, accepted
-from bdjax.errors import InvalidInput
 from bdjax.keys import stream
-from bdjax.types import Array, Batch, Given, Key, Net, Procedure, Source, Trained, Weights, real
+from bdjax.train import recipes
+from bdjax.types import Array, Batch, Given, Key, Net, Source, Stage, Weights, real
 
 CARD = Card(
     name="fine_pruning",
@@ -65,22 +64,9 @@ CARD = Card(
 )
 
 
-def features(net: Net) -> str:
-    """The tap that the head, the last linear layer, reads.
-
-    Raises:
-        InvalidInput: the network has no linear layer, or none before it.
-    """
-    path = heads.place(net)
-    before = [layer.tap for layer in net.layers][: [layer.path for layer in net.layers].index(path)]
-    if not before:
-        raise InvalidInput("fine_pruning: the linear layer reads the image itself; choose a network with layers before")
-    return before[-1]
-
-
 def activity(key: Key, net: Net, weights: Weights, given: Given, signed: bool, augment: bool) -> Array:
     """The mean over the clean rows of what each channel hands to the head, or of its size, float (channels,)."""
-    tap = features(net)
+    tap = heads.reads(net, "fine_pruning")
 
     def found(batch: Batch) -> Array:
         image = given.augment(jax.random.fold_in(key, batch.row[0]), batch.image) if augment else batch.image
@@ -97,7 +83,7 @@ def masks(order: Array, counts: Array) -> Array:
 
 def accuracies(net: Net, weights: Weights, source: Source, keep: Array) -> Array:
     """The accuracy with each of the masks (m, channels) on the head, float (m,), in one pass over `source`."""
-    tap, head = features(net), heads.at(weights.params, heads.place(net))
+    tap, head = heads.reads(net, "fine_pruning"), heads.at(weights.params, heads.place(net))
     kernel = keep[:, :, None] * head["kernel"]
 
     def right(batch: Batch) -> Array:
@@ -121,12 +107,11 @@ def without(net: Net, weights: Weights, keep: Array) -> Weights:
     return weights.replace(params=heads.put(weights.params, path, {**head, "kernel": head["kernel"] * keep[:, None]}))
 
 
-def pruning(net: Net, *, choose, relative, parts, signed, augment_ranking, spare_last, rollback) -> Procedure:
+def pruning(net: Net, *, choose, relative, parts, signed, augment_ranking, spare_last, rollback) -> Stage:
     """The stage that prunes."""
     path = heads.place(net)
 
-    def change(key, given, previous):
-        weights = previous.weights
+    def change(key, given, weights):
         channels = heads.at(weights.params, path)["kernel"].shape[0]
         order = jnp.argsort(activity(stream(key, "augment"), net, weights, given, signed, augment_ranking))
         counts = jnp.arange(0, channels, -(-channels // parts) if parts else 1)
@@ -135,39 +120,20 @@ def pruning(net: Net, *, choose, relative, parts, signed, augment_ranking, spare
         chosen = last(accepted(relative, found[0], found, given.settings["allowed"]), rollback)
         return without(net, weights, keep[chosen]), {"pruned": 1 - jnp.mean(keep[chosen]), "accuracy": found[chosen]}
 
-    return once(change)
+    def carry(weights, _given):
+        keep = jnp.any(heads.at(weights.params, path)["kernel"] != 0, axis=1)
+        return {"keep": keep.astype(real())}
+
+    return once(change, carry)
 
 
-@struct.dataclass
-class State:
-    """What fine-tuning of a pruned network carries."""
-
-    training: train.State
-    keep: Array  # float (channels,): 0 for those that were pruned
-
-
-def tuning(net: Net, recipe: dict) -> Procedure:
+def tuning(net: Net, recipe: dict) -> Stage:
     """Fine-tuning on the clean rows under which weights of the head that are 0 stay so, channel by channel."""
-    path = heads.place(net)
-    plain = train.supervised(net, lambda given: given.clean, **recipe)
 
-    def init(key, given, previous):
-        training = plain.init(key, given, previous)
-        keep = jnp.any(heads.at(training.weights.params, path)["kernel"] != 0, axis=1)
-        return State(training, keep.astype(real()))
+    def project(params, still, _rows, given, _clock):
+        return without(net, Weights(params, still["batch_stats"]), given.carry["keep"]).params, still
 
-    def order(key, state, epoch, given):
-        return plain.order(key, state.training, epoch, given)
-
-    def step(key, state, batch, given):
-        training, info = plain.step(key, state.training, batch, given)
-        return state.replace(training=training.replace(weights=without(net, training.weights, state.keep))), info
-
-    def finish(key, state, given):
-        del key, given
-        return Trained(state.training.weights)
-
-    return plain._replace(init=init, order=order, step=step, finish=finish)
+    return train.supervised(net, lambda given: given.clean, project=project, **recipe)
 
 
 def make(net, shape, classes, *, choose, relative, parts, signed, augment_ranking, spare_last, rollback, **recipe):

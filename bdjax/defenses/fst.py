@@ -7,9 +7,10 @@ victim's, and after every step W is brought back to the norm of W', without whic
 
 import jax.numpy as jnp
 
-from bdjax import recipes, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import ft, heads
+from bdjax.train import recipes
 
 CARD = Card(
     name="fst",

@@ -11,12 +11,14 @@ arXiv:2310.01875, where the head is the last linear layer:
 """
 
 import jax
+import jax.numpy as jnp
 
-from bdjax import recipes, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.keys import stream
-from bdjax.types import Net, Procedure, PyTree
+from bdjax.train import recipes
+from bdjax.types import Net, PyTree, Stage
 
 SETTINGS = recipes.RECIPE | {
     "batch": Setting(256, "rows a step; the whole clean set where that is smaller", "rows", low=1),
@@ -61,7 +63,7 @@ def stage(
     new_bias: bool = True,
     scaled_start: bool = False,
     **recipe,
-) -> Procedure:
+) -> Stage:
     """Fine-tuning on the clean rows, of the whole network or of a part of it.
 
     Args:
@@ -77,27 +79,29 @@ def stage(
     if (head, trained, rescale) == ("kept", "all", False):
         return train.supervised(net, lambda given: given.clean, **recipe)
     path = heads.place(net)
-    plain = train.supervised(_partly(net, path, trained), lambda given: given.clean, **recipe)
 
-    def init(key, given, previous):
-        state = plain.init(key, given, previous)
+    def project(params, still, _rows, given, _clock):
+        victim = heads.at(given.victim.params, path)
+        return heads.put(params, path, heads.scaled(heads.at(params, path), victim)), still
+
+    def factors(params):
+        ones = jax.tree.map(jnp.ones_like, params)
+        return chosen(ones, jax.tree.map(jnp.zeros_like, params), path, trained)
+
+    hooks = {"project": project if rescale else None, "factors": None if trained == "all" else factors}
+    plain = train.supervised(_train_partly(net, path, trained), lambda given: given.clean, **hooks, **recipe)
+
+    def init(key, given, weights):
+        state = plain.init(key, given, weights)
         if head == "kept":
             return state
-        old = heads.at(state.weights.params, path)
+        old = heads.at(state.moving, path)
         new = heads.drawn(stream(key, "head"), old)
         new = new if new_bias else {**new, "bias": old["bias"]}
         new = heads.scaled(new, old) if scaled_start else new
-        return state.replace(weights=state.weights.replace(params=heads.put(state.weights.params, path, new)))
+        return state.replace(moving=heads.put(state.moving, path, new))
 
-    def step(key, state, rows, given):
-        after, info = plain.step(key, state, rows, given)
-        params = chosen(after.weights.params, state.weights.params, path, trained)
-        if rescale:
-            victim = heads.at(given.victim.params, path)
-            params = heads.put(params, path, heads.scaled(heads.at(params, path), victim))
-        return after.replace(weights=after.weights.replace(params=params)), info
-
-    return plain._replace(init=init, step=step)
+    return plain._replace(init=init)
 
 
 def chosen(moving: PyTree, still: PyTree, path: tuple[str, ...], trained: str) -> PyTree:
@@ -107,7 +111,7 @@ def chosen(moving: PyTree, still: PyTree, path: tuple[str, ...], trained: str) -
     return heads.put(moving, path, heads.at(still, path)) if trained == "features" else moving
 
 
-def _partly(net: Net, path: tuple[str, ...], trained: str) -> Net:
+def _train_partly(net: Net, path: tuple[str, ...], trained: str) -> Net:
     """The network with gradients for what is trained alone, so that no others are computed."""
 
     def apply(weights, *args, **kwargs):

@@ -25,6 +25,19 @@ def place(net: Net) -> tuple[str, ...]:
     return paths[-1]
 
 
+def reads(net: Net, method: str) -> str:
+    """The tap that the head reads.
+
+    Raises:
+        InvalidInput: the network has no linear layer, or none before it that `method` could look at.
+    """
+    path = place(net)
+    before = [layer.tap for layer in net.layers][: [layer.path for layer in net.layers].index(path)]
+    if not before:
+        raise InvalidInput(f"{method}: the linear layer reads the image itself; choose a network with layers before")
+    return before[-1]
+
+
 def at(params: PyTree, path: tuple[str, ...]) -> Head:
     """What is at a path into params; the head at `place`."""
     return reduce(lambda tree, name: tree[name], path, params)

@@ -4,7 +4,7 @@ Zeng, Chen, Park, Mao, Jin, Jia, Adversarial Unlearning of Backdoors via Implici
 arXiv:2110.03735, section 3 and algorithm 1: a round looks for one perturbation of all clean rows that raises their loss
 most, then lowers the loss of perturbed rows by the hypergradient, whose implicit half is a truncated Neumann series of
 Hessian products. The network runs in inference mode throughout. Steps and constants are those of the authors' released
-code. One step of the procedure is a whole round, which the curves show as an epoch.
+code. One step of the stage is a whole round, which the curves show as an epoch.
 """
 
 import jax
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
-from bdjax.types import Array, Batch, Key, Net, Procedure, PyTree, Trained, Weights, real
+from bdjax.train import optimizers
+from bdjax.types import Array, Batch, Key, Net, PyTree, Stage, Trained, Weights, real
 
 CARD = Card(
     name="i_bau",
@@ -142,7 +143,7 @@ class State:
     """What is carried from round to round."""
 
     weights: Weights
-    optimizer: PyTree
+    opt_state: PyTree
     rows: Array  # int32 (batches, batch): those of unlearning, the same in every round
     frozen: Array  # uint32 (2,): the key of their augmentation
 
@@ -156,13 +157,12 @@ def make(net, shape, classes, *, rounds, batch, optimizer, terms, one_in, least,
         found = given.clean.read(rows)
         return found.replace(image=given.augment(key, found.image)) if augment else found
 
-    def init(key, given, previous):
-        weights = train.start(given, previous)
+    def init(key, given, weights):
+        weights = train.start(given, weights)
         rows = train.shuffled(stream(key, "rows"), given.clean.size, batch)
         return State(weights, rule(0.0).init(weights.params), rows, jax.random.key_data(stream(key, "augment")))
 
-    def order(key, state, epoch, given):
-        del state, epoch
+    def order(key, _state, _epoch, given):
         return train.shuffled(key, given.clean.size, batch).reshape(1, -1)
 
     def perturb(key, state, rows, given):
@@ -184,20 +184,19 @@ def make(net, shape, classes, *, rounds, batch, optimizer, terms, one_in, least,
             updates, kept = rule(given.settings["learning_rate"]).update(slope, kept)
             return weights.replace(params=optax.apply_updates(weights.params, updates)), kept, total + value
 
-        start = state.weights, state.optimizer, jnp.zeros((), real())
+        start = state.weights, state.opt_state, jnp.zeros((), real())
         weights, kept, total = jax.lax.fori_loop(0, len(state.rows), body, start)
-        return state.replace(weights=weights, optimizer=kept), total / len(state.rows)
+        return state.replace(weights=weights, opt_state=kept), total / len(state.rows)
 
     def step(key, state, rows, given):
         delta = perturb(stream(key, "perturb"), state, rows.row.reshape(state.rows.shape), given)
         state, loss = unlearn(stream(key, "mark"), delta, state, given)
         return state, {"loss": loss, "length": jnp.sqrt(jnp.sum(delta**2))}
 
-    def finish(key, state, given):
-        del key, given
+    def finish(_key, state, _given):
         return Trained(state.weights)
 
-    return (Procedure(lambda given: given.clean, rounds, init, order, step, finish),)
+    return (Stage(lambda given: given.clean, rounds, init, order, step, finish),)
 
 
 I_BAU = Method(CARD, make)

@@ -119,9 +119,9 @@ def bounded(mask: Array) -> Array:
 def restoring(found: Inverter, agreement: str):
     """The loss of the pretraining: prediction, features and image stay as they were."""
 
-    def loss(params: PyTree, weights: Weights, kept, rows: Batch, settings):
-        del settings
-        image = found.generated(params, kept["pixels"], rows.image)
+    def loss(_key, params: PyTree, still, rows: Batch, _given):
+        weights, pixels = still["weights"], still["pixels"]
+        image = found.generated(params, pixels, rows.image)
         before, wanted, _ = found.features(weights, rows.image)
         after, logits, _ = found.features(weights, image)
         wanted = jax.nn.softmax(wanted)
@@ -129,10 +129,10 @@ def restoring(found: Inverter, agreement: str):
             surprise = -jax.nn.softmax(logits) * jax.nn.log_softmax(wanted)
         else:
             surprise = -wanted * jax.nn.log_softmax(logits)
-        moved = change(rows.image / kept["pixels"]["deviation"], image / kept["pixels"]["deviation"], rows.weight)
+        moved = change(rows.image / pixels["deviation"], image / pixels["deviation"], rows.weight)
         value = train.mean(jnp.sum(surprise, 1), rows.weight) + change(before, after, rows.weight)
         value += jnp.where(moved > BOUND, FAR, NEAR) * moved
-        return value, ({}, {"loss": value, "change": moved})
+        return value, (still, {"loss": value, "change": moved})
 
     return loss
 
@@ -140,9 +140,8 @@ def restoring(found: Inverter, agreement: str):
 def decoupling(found: Inverter, batch_statistics: bool):
     """The loss of the mask: right by what it keeps, wrong by the rest."""
 
-    def loss(mask: Array, weights: Weights, kept, rows: Batch, settings):
-        del settings
-        copy = weights.replace(batch_stats=kept["statistics"])
+    def loss(_key, mask: Array, still, rows: Batch, _given):
+        copy = still["weights"].replace(batch_stats=still["statistics"])
         features, _, batch_stats = found.features(copy, rows.image, batch_statistics, rows.weight)
 
         def surprise(mask: Array) -> Array:
@@ -150,7 +149,7 @@ def decoupling(found: Inverter, batch_statistics: bool):
 
         inside, outside = surprise(bounded(mask)), surprise(1 - bounded(mask))
         info = {"loss": inside - outside, "inside": inside, "outside": outside}
-        return inside - outside, ({"statistics": batch_stats}, info)
+        return inside - outside, (still | {"statistics": batch_stats}, info)
 
     return loss
 
@@ -161,9 +160,11 @@ def reversing(found: Inverter):
     While the images or what the mask keeps have moved too far, the first part is the images' change alone.
     """
 
-    def loss(params: PyTree, weights: Weights, kept, rows: Batch, settings):
-        copy, mask = weights.replace(batch_stats=kept["statistics"]), kept["mask"]
-        image, deviation = found.generated(params, kept["pixels"], rows.image), kept["pixels"]["deviation"]
+    def loss(_key, params: PyTree, still, rows: Batch, given: Given):
+        carry, settings = given.carry, given.settings
+        copy = still["weights"].replace(batch_stats=carry["statistics"])
+        mask, deviation = carry["mask"], carry["pixels"]["deviation"]
+        image = found.generated(params, carry["pixels"], rows.image)
         before, _, _ = found.features(copy, rows.image)
         after, logits, _ = found.features(copy, image)
         benign = change(mask * before, mask * after, rows.weight)
@@ -171,9 +172,9 @@ def reversing(found: Inverter):
         moved = change(rows.image / deviation, image / deviation, rows.weight)
         far = (moved > settings["image_bound"]) | (benign > settings["feature_bound"])
         value = jnp.where(far, moved, settings["benign_weight"] * benign - backdoor)
-        aimed = train.cross_entropy(logits, jnp.full_like(rows.label, kept["target"]), rows.weight)
-        value += jnp.where(kept["round"] > 0, aimed, 0)
-        return value, ({}, {"loss": value, "change": moved, "benign": benign, "backdoor": backdoor})
+        aimed = train.cross_entropy(logits, jnp.full_like(rows.label, carry["target"]), rows.weight)
+        value += jnp.where(carry["round"] > 0, aimed, 0)
+        return value, (still, {"loss": value, "change": moved, "benign": benign, "backdoor": backdoor})
 
     return loss
 

@@ -9,19 +9,18 @@ parameters and their optimizer's state; `mask` and `statistics`, of a round's in
 round 0; `optimizer`, the model's; `round`, from 0. It is the same in every round, so that rounds share their functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from bdjax import train
 from bdjax.cards import Setting
 from bdjax.defenses import inversion
 from bdjax.defenses.inversion import Inverter
-from bdjax.keys import stream
-from bdjax.types import Array, Batch, Defense, Given, Key, Procedure, PyTree, Trained, Weights, real
+from bdjax.train.descend import RuleFn
+from bdjax.types import Array, Defense, Given, PyTree, Source, Stage, Trained, Weights, real
 
 SETTINGS = inversion.SETTINGS | {
     "rounds": Setting(5, "of inversion and unlearning", "rounds", low=1),
@@ -34,106 +33,60 @@ SETTINGS = inversion.SETTINGS | {
 """For cards, whose defaults differ in some."""
 
 
-@struct.dataclass
-class State:
-    """What a stage carries."""
-
-    weights: Weights  # of the model
-    learned: PyTree  # by a stage of the inversion; the model's own are in `weights`
-    optimizer: PyTree
-    kept: dict[str, PyTree]  # what is handed on
+def clean(given: Given) -> Source:
+    """What every stage reads: the defender's clean rows."""
+    return given.clean
 
 
-def _stage(epochs: int, batch: int, begin: Callable, step: Callable, leave: Callable) -> Procedure:
-    """A stage over the clean rows, augmented and in random order.
+def pretraining(found: Inverter, epochs: int, batch: int, agreement: str, rule: RuleFn) -> Stage:
+    """The generator learns to give its images back; rule: that of the model."""
 
-    begin: (key, weights, given, carry) -> (learned, optimizer, kept); step: (state, rows, given) -> (state, info);
-    leave: (key, state, given) -> carry. A carry is what the stage before left besides weights, {} for the first.
-    """
+    def begin(key, given, weights):
+        still = {"weights": train.start(given, weights), "pixels": inversion.moments(given.clean)}
+        return found.generator.init(key), still
 
-    def init(key: Key, given: Given, previous: Trained | None) -> State:
-        weights = train.start(given, previous)
-        return State(weights, *begin(key, weights, given, {} if previous is None else previous.carry))
+    def leave(_key, state, given):
+        weights, zero = state.still["weights"], jnp.zeros((), jnp.int32)
+        optimizer = rule(given, train.Clock(zero, 1, 1)).init(weights.params)
+        carry = {"generator": state.moving, "adam": optax.adam(0.0).init(state.moving), "optimizer": optimizer}
+        return Trained(weights, carry | {"pixels": state.still["pixels"], "target": zero, "round": zero})
 
-    def order(key: Key, state: State, epoch: Array, given: Given) -> Array:
-        del state, epoch
-        return train.shuffled(key, given.clean.size, batch)
-
-    def augmented(key: Key, state: State, rows: Batch, given: Given):
-        return step(state, rows.replace(image=given.augment(stream(key, "augment"), rows.image)), given)
-
-    def finish(key: Key, state: State, given: Given) -> Trained:
-        return Trained(state.weights, leave(key, state, given))
-
-    return Procedure(lambda given: given.clean, epochs, init, order, augmented, finish)
+    parts = {"begin": begin, "leave": leave, "rule": train.adam("generator_rate")}
+    return train.descend(clean, epochs=epochs, batch=batch, loss=inversion.restoring(found, agreement), **parts)
 
 
-def _adam(learned: PyTree) -> PyTree:
-    return optax.adam(0.0).init(learned)
-
-
-def _descent(rate: str, loss: Callable) -> Callable:
-    """A step of Adam on `loss(learned, weights, kept, rows, settings) -> (value, (changes of kept, info))`."""
-
-    def step(state: State, rows: Batch, given: Given):
-        slope = jax.grad(loss, has_aux=True)
-        gradient, (changes, info) = slope(state.learned, state.weights, state.kept, rows, given.settings)
-        updates, optimizer = optax.adam(given.settings[rate]).update(gradient, state.optimizer)
-        learned = optax.apply_updates(state.learned, updates)
-        return State(state.weights, learned, optimizer, state.kept | changes), info
-
-    return step
-
-
-def pretraining(found: Inverter, epochs: int, batch: int, agreement: str, rule: Callable) -> Procedure:
-    """The generator learns to give its images back; rule: settings -> the model's optimizer."""
-
-    def begin(key, weights, given, carry):
-        del carry
-        params, zero = found.generator.init(key), jnp.zeros((), jnp.int32)
-        rest = {"optimizer": rule(given.settings).init(weights.params), "target": zero, "round": zero}
-        return params, _adam(params), rest | {"pixels": inversion.moments(given.clean)}
-
-    def leave(key, state, given):
-        del key, given
-        return state.kept | {"generator": state.learned, "adam": _adam(state.learned)}
-
-    step = _descent("generator_rate", inversion.restoring(found, agreement))
-    return _stage(epochs, batch, begin, step, leave)
-
-
-def masking(found: Inverter, epochs: int, batch: int, batch_statistics: bool) -> Procedure:
+def masking(found: Inverter, epochs: int, batch: int, batch_statistics: bool) -> Stage:
     """A new mask is learned on a copy of the model."""
 
-    def begin(key, weights, given, carry):
-        del given
+    def begin(key, _given, weights):
         mask = jax.random.normal(key, found.size, real())
-        return mask, _adam(mask), carry | {"statistics": weights.batch_stats}
+        return mask, {"weights": weights, "statistics": weights.batch_stats}
 
-    def leave(key, state, given):
-        del key, given
-        return state.kept | {"mask": inversion.bounded(state.learned)}
+    def leave(_key, state, given):
+        learned = {"mask": inversion.bounded(state.moving), "statistics": state.still["statistics"]}
+        return Trained(state.still["weights"], given.carry | learned)
 
-    return _stage(epochs, batch, begin, _descent("mask_rate", inversion.decoupling(found, batch_statistics)), leave)
+    parts = {"begin": begin, "leave": leave, "rule": train.adam("mask_rate")}
+    return train.descend(clean, epochs=epochs, batch=batch, loss=inversion.decoupling(found, batch_statistics), **parts)
 
 
-def generating(found: Inverter, epochs: int, batch: int) -> Procedure:
+def generating(found: Inverter, epochs: int, batch: int) -> Stage:
     """The generator learns against the mask; at the end of round 0 the target is detected."""
 
-    def begin(key, weights, given, carry):
-        del key, weights, given
-        return carry["generator"], carry["adam"], _without(carry, "generator", "adam")
+    def begin(_key, given, weights):
+        return given.carry["generator"], {"weights": weights}, given.carry["adam"]
 
     def leave(key, state, given):
-        kept, params = _without(state.kept, "mask", "statistics"), state.learned
-        target = inversion.detected(key, found, state.weights, params, kept["pixels"], given)
-        target = jnp.where(kept["round"] > 0, kept["target"], target)
-        return kept | {"generator": params, "adam": state.optimizer, "target": target}
+        weights, carry = state.still["weights"], _without(given.carry, "mask", "statistics")
+        target = inversion.detected(key, found, weights, state.moving, carry["pixels"], given)
+        target = jnp.where(carry["round"] > 0, carry["target"], target)
+        return Trained(weights, carry | {"generator": state.moving, "adam": state.opt_state, "target": target})
 
-    return _stage(epochs, batch, begin, _descent("generator_rate", inversion.reversing(found)), leave)
+    parts = {"begin": begin, "leave": leave, "rule": train.adam("generator_rate")}
+    return train.descend(clean, epochs=epochs, batch=batch, loss=inversion.reversing(found), **parts)
 
 
-def _without(tree: dict[str, PyTree], *names: str) -> dict[str, PyTree]:
+def _without(tree: Mapping[str, PyTree], *names: str) -> dict[str, PyTree]:
     return {name: value for name, value in tree.items() if name not in names}
 
 
@@ -146,34 +99,31 @@ def mixed(made: Array, image: Array, weight: Array, share: Array) -> Array:
     return jnp.where(replaced[:, None, None, None], made, image)
 
 
-def unlearning(found: Inverter, epochs: int, batch: int, rule: Callable, gradient: Callable) -> Procedure:
+def unlearning(found: Inverter, epochs: int, batch: int, rule: RuleFn, gradient: Callable) -> Stage:
     """The model learns from clean images among which are the generator's.
 
-    rule: settings -> optimizer; gradient: (weights, mixed images, rows, given) -> (gradients, batch_stats, info).
+    gradient: (weights, mixed images, rows, given) -> (gradients, batch_stats, info).
     """
 
-    def begin(key, weights, given, carry):
-        del key, weights, given
-        return {}, carry["optimizer"], _without(carry, "optimizer")
+    def begin(_key, given, weights):
+        return weights.params, weights.batch_stats, given.carry["optimizer"]
 
-    def step(state: State, rows: Batch, given: Given):
-        made = found.generated(state.kept["generator"], state.kept["pixels"], rows.image)
+    def slope(_key, params, batch_stats, rows, given):
+        made = found.generated(given.carry["generator"], given.carry["pixels"], rows.image)
         image = mixed(made, rows.image, rows.weight, given.settings["reversed"])
-        gradients, batch_stats, info = gradient(state.weights, image, rows, given)
-        updates, optimizer = rule(given.settings).update(gradients, state.optimizer, state.weights.params)
-        params = optax.apply_updates(state.weights.params, updates)
-        return state.replace(weights=Weights(params, batch_stats), optimizer=optimizer), info
+        return gradient(Weights(params, batch_stats), image, rows, given)
 
-    def leave(key, state, given):
-        del key, given
-        return state.kept | {"optimizer": state.optimizer, "round": state.kept["round"] + 1}
+    def leave(_key, state, given):
+        carry = given.carry | {"optimizer": state.opt_state, "round": given.carry["round"] + 1}
+        return Trained(Weights(state.moving, state.still), carry)
 
-    return _stage(epochs, batch, begin, step, leave)
+    parts = {"begin": begin, "leave": leave, "rule": rule}
+    return train.descend(clean, epochs=epochs, batch=batch, gradient=slope, **parts)
 
 
 def stages(
     found: Inverter,
-    rule: Callable,
+    rule: RuleFn,
     gradient: Callable,
     *,
     rounds: int,
@@ -195,5 +145,9 @@ def stages(
     generate = generating(found, generator_epochs, batch)
     unlearn = unlearning(found, unlearning_epochs, batch, rule, gradient)
     repeated = (mask, generate, unlearn) * inversions + (unlearn,) * (rounds - inversions)
-    last = unlearn._replace(finish=lambda key, state, given: Trained(state.weights, {"target": state.kept["target"]}))
+
+    def leave(_key, state, given):
+        return Trained(Weights(state.moving, state.still), {"target": given.carry["target"]})
+
+    last = unlearn._replace(finish=leave)
     return pretraining(found, pretraining_epochs, batch, agreement, rule), *repeated[:-1], last

@@ -10,20 +10,14 @@ The layers are the ends of the last three stages, what the authors take of netwo
 small_cnn.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import jax
-import jax.numpy as jnp
-import optax
-from flax import struct
 
-from bdjax import optimizers, recipes, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import heads
 from bdjax.defenses.attention import distance, resolved
-from bdjax.keys import stream
-from bdjax.types import Array, Batch, Net, Procedure, PyTree, Trained, Weights
+from bdjax.train import Clock, recipes
+from bdjax.types import Batch, Net, PyTree, Trained, Weights
 
 CARD = Card(
     name="nad",
@@ -119,71 +113,42 @@ def distilled(
     return gradient, batch_stats, info
 
 
-@struct.dataclass
-class State:
-    """What both stages carry."""
-
-    weights: Weights
-    optimizer: PyTree
-    step: Array  # int32 ()
-    teacher: Weights | None
-
-
-def _stage(
-    gradient: Callable, factor: Callable, *, distill: bool, epochs: int, batch: int, nesterov: bool
-) -> Procedure:
-    """SGD on the clean rows from the victim on.
-
-    gradient: (weights, teacher, image, batch, given) -> (gradients, batch_stats, info); factor: epoch -> factor on the
-    learning rate; distill: whether the stage before left a teacher.
-    """
-
-    def rule(settings, factor) -> optax.GradientTransformation:
-        rate = settings["learning_rate"] * factor
-        return optimizers.sgd(rate, settings["momentum"], settings["weight_decay"], nesterov)
-
-    def init(key, given, previous):
-        del key
-        teacher = previous.weights if distill else None
-        return State(given.victim, rule(given.settings, 0.0).init(given.victim.params), jnp.int32(0), teacher)
-
-    def order(key, state, epoch, given):
-        del state, epoch
-        return train.shuffled(key, given.clean.size, batch)
-
-    def step(key, state, rows, given):
-        image = given.augment(stream(key, "augment"), rows.image)
-        gradients, batch_stats, info = gradient(state.weights, state.teacher, image, rows, given)
-        now = rule(given.settings, factor(state.step // train.steps_per_epoch(given.clean.size, batch)))
-        updates, optimizer = now.update(gradients, state.optimizer, state.weights.params)
-        params = optax.apply_updates(state.weights.params, updates)
-        return State(Weights(params, batch_stats), optimizer, state.step + 1, state.teacher), info
-
-    def finish(key, state, given):
-        del key, given
-        return Trained(state.weights)
-
-    return Procedure(lambda given: given.clean, epochs, init, order, step, finish)
-
-
-def make(net, shape, classes, *, teacher_epochs, epochs, drop_every, teacher_period, taps, repeated, **recipe):
+def make(net, shape, classes, *, teacher_epochs, epochs, batch, nesterov, drop_every, teacher_period, taps, repeated):
     """Fine-tuning of the teacher, then distillation of its attention into the victim."""
     del shape, classes
+    layers = resolved(net, taps)
 
-    def falling(epoch: Array):
-        return 0.1 ** (epoch // drop_every) if drop_every else 1.0
+    def falling(clock: Clock):
+        return 0.1 ** (clock.epoch // drop_every) if drop_every else 1.0
 
-    def cosine(epoch: Array):
-        return recipes.rate(epoch, 1, teacher_epochs, "epoch", teacher_period)
+    def cosine(clock: Clock):
+        return recipes.rate(clock.epoch, 1, teacher_epochs, "epoch", teacher_period)
 
-    def plain(weights, teacher, image, batch, given):
-        del teacher, given
-        return train.loss_gradient(net, weights, image, batch)
+    def begin(_key, given, _weights):
+        return given.victim.params, given.victim.batch_stats
 
-    student = partial(distilled, net, resolved(net, taps), repeated)
+    def plain(_key, params, batch_stats, rows, _given):
+        return train.loss_gradient(net, Weights(params, batch_stats), rows.image, rows)
+
+    def distill(_key, params, batch_stats, rows, given):
+        weights, teacher = Weights(params, batch_stats), given.carry["teacher"]
+        return distilled(net, layers, repeated, weights, teacher, rows.image, rows, given)
+
+    def teach(_key, state, given):
+        return Trained(given.victim, {"teacher": Weights(state.moving, state.still)})
+
+    def leave(_key, state, _given):
+        return Trained(Weights(state.moving, state.still))
+
+    def clean(given):
+        return given.clean
+
+    first = train.sgd(nesterov=nesterov, schedule=cosine if teacher_period else falling)
+    then = train.sgd(nesterov=nesterov, schedule=falling)
+    shared = {"batch": batch, "begin": begin}
     return (
-        _stage(plain, cosine if teacher_period else falling, distill=False, epochs=teacher_epochs, **recipe),
-        _stage(student, falling, distill=True, epochs=epochs, **recipe),
+        train.descend(clean, epochs=teacher_epochs, gradient=plain, rule=first, leave=teach, **shared),
+        train.descend(clean, epochs=epochs, gradient=distill, rule=then, leave=leave, **shared),
     )
 
 

@@ -4,8 +4,10 @@ The recipe is the one that the field trains its reference models with: SGD, mome
 annealing advanced once an epoch, crop and flip. Wu et al., BackdoorBench, NeurIPS 2022 (datasets and benchmarks).
 """
 
-from bdjax import recipes, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.keys import stream
+from bdjax.train import recipes
 
 CARD = Card(
     name="none",
@@ -14,7 +16,7 @@ CARD = Card(
     year=2022,
     version=1,
     kind="training",
-    stage="in-training",
+    stage="training",
     needs=("train",),
     changes="nothing: this is the undefended model",
     settings=recipes.VICTIM
@@ -45,12 +47,11 @@ CARD = Card(
 def make(net, shape, classes, *, mirror, shift, border, **recipe):
     """Plain training from a new initialisation on the training set as it is."""
     del shape, classes
-
     crop = ({"shift": shift} if shift else {}) | ({} if border == "black" else {"border": border})
 
     def augment(key, rows, epoch, given):
         turned = {"turned": (rows.row + epoch) % 2 == 1} if mirror == "alternating" else {}
-        return given.augment(key, rows.image, **crop, **turned)
+        return rows.replace(image=given.augment(stream(key, "augment"), rows.image, **crop, **turned))
 
     return (train.supervised(net, lambda given: given.train, fresh=True, augment=augment, **recipe),)
 

@@ -7,18 +7,19 @@ triggered images. Steps and constants are those of the authors' released code.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.models.polarizer import OWN, channels_at, forward, inserted, polarized
-from bdjax.types import Array, Batch, Net, Procedure, PyTree, Trained, Weights, unchanged
+from bdjax.train.descend import RuleFn
+from bdjax.types import Array, Batch, Net, Stage, Trained, Weights, identity
 
 CARD = Card(
     name="npd",
@@ -136,49 +137,6 @@ def unlikely(logits: Array, avoided: Array, weight: Array) -> Array:
     return train.mean(-jnp.log(1.0001 - chance + 1e-12), weight)
 
 
-@struct.dataclass
-class State:
-    """What both stages carry: the victim's weights with the inserted layer, and the layer's optimizer."""
-
-    weights: Weights
-    optimizer: PyTree
-
-
-def _stage(victim, epochs: int, batch: int, rule, loss, wrap) -> Procedure:
-    """Training of the inserted layer alone.
-
-    victim: weights -> weights with the layer, where no stage came before; rule: settings -> optimizer; loss: (weights,
-    batch, settings) -> (value, (batch_stats, info)).
-    """
-
-    def init(key, given, previous):
-        del key
-        weights = victim(given.victim) if previous is None else previous.weights
-        return State(weights, rule(given.settings).init(weights.params[OWN]))
-
-    def order(key, state, epoch, given):
-        del state, epoch
-        return train.shuffled(key, given.clean.size, batch)
-
-    def step(key, state, rows, given):
-        del key
-
-        def value(own: PyTree):
-            return loss(state.weights.replace(params=state.weights.params | {OWN: own}), rows, given.settings)
-
-        own = state.weights.params[OWN]
-        gradient, (batch_stats, info) = jax.grad(value, has_aux=True)(own)
-        updates, kept = rule(given.settings).update(gradient, state.optimizer, own)
-        params = state.weights.params | {OWN: optax.apply_updates(own, updates)}
-        return State(Weights(params, batch_stats), kept), info
-
-    def finish(key, state, given):
-        del key, given
-        return Trained(state.weights)
-
-    return Procedure(lambda given: given.clean, epochs, init, order, step, finish, wrap)
-
-
 def warming(net: Net, tap: str):
     """The loss of the warm-up: cross-entropy on clean rows, the layer's statistics learning."""
 
@@ -228,23 +186,33 @@ def make(net, shape, classes, *, tap, warmup_epochs, epochs, batch, scale_radius
     del classes
     tap = tap or default_tap(net)
     channels = channels_at(net, tap, shape)
+    scale = math.sqrt(math.prod(shape) / (32 * 32 * 3)) if scale_radius else 1.0
 
-    def plain(settings):
-        return optimizers.sgd(settings["warmup_rate"], 0.0)
+    def begin(_key, given, weights):
+        first = polarized(given.victim, channels) if weights is None else weights
+        return first.params[OWN], first.batch_stats
 
-    def heavy(settings):
-        return optimizers.sgd(settings["learning_rate"], settings["momentum"], settings["weight_decay"])
+    def whole(own, batch_stats, given):
+        return Weights(given.victim.params | {OWN: own}, batch_stats)
+
+    def leave(_key, state, given):
+        return Trained(whole(state.moving, state.still, given))
+
+    def stage(epochs: int, of: Callable, rule: RuleFn, wrap) -> Stage:
+        def loss(_key, own, batch_stats, rows, given):
+            return of(whole(own, batch_stats, given), rows, given.settings)
+
+        parts = {"begin": begin, "loss": loss, "rule": rule, "leave": leave, "augment": False}
+        return train.descend(lambda given: given.clean, epochs=epochs, batch=batch, wrap=wrap, **parts)
 
     def insert(net):
         return inserted(net, tap, channels)
 
-    victim = partial(polarized, channels=channels)
-    scale = math.sqrt(math.prod(shape) / (32 * 32 * 3)) if scale_radius else 1.0
-    loss = polarizing(net, tap, learn_statistics, scale=scale, **inner)
+    polarize = polarizing(net, tap, learn_statistics, scale=scale, **inner)
     if not warmup_epochs:
-        return (_stage(victim, epochs, batch, heavy, loss, insert),)
-    warm = _stage(victim, warmup_epochs, batch, plain, warming(net, tap), insert)
-    return warm, _stage(victim, epochs, batch, heavy, loss, unchanged)
+        return (stage(epochs, polarize, train.sgd(), insert),)
+    plain = train.sgd("warmup_rate", momentum=None, decay=None)
+    return stage(warmup_epochs, warming(net, tap), plain, insert), stage(epochs, polarize, train.sgd(), identity)
 
 
 NPD = Method(CARD, make)

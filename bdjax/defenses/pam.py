@@ -9,7 +9,7 @@ the moved weights. Inversion is BTI-DBF's.
 import jax
 import optax
 
-from bdjax import optimizers, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import inversion, inversion_stages
 from bdjax.defenses.inversion import inverter
@@ -68,17 +68,14 @@ def path_aware(net: Net):
     return gradient
 
 
-def rule(settings):
-    """SGD without weight decay."""
-    return optimizers.sgd(settings["learning_rate"], settings["momentum"])
-
-
 def make(net, shape, classes, *, tap, width, blocks, rounds, inversions, **static):
     """Pretraining of the generator, then rounds of inversion and path-aware unlearning by SGD."""
     del classes
     found = inverter(net, shape, tap, width, blocks)
     often = min(inversions or rounds, rounds)
-    return inversion_stages.stages(found, rule, path_aware(net), rounds=rounds, inversions=often, **static)
+    return inversion_stages.stages(
+        found, train.sgd(decay=None), path_aware(net), rounds=rounds, inversions=often, **static
+    )
 
 
 PAM = Method(CARD, make)

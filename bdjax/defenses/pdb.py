@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import recipes, sources, train, warp
+from bdjax import sources, train, warp
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
+from bdjax.train import recipes
 from bdjax.types import Array, Batch, Given, Key, Net, Source
 
 CARD = Card(
@@ -23,7 +24,7 @@ CARD = Card(
     year=2024,
     version=1,
     kind="training with a defensive backdoor",
-    stage="in-training",
+    stage="training",
     needs=("train", "clean"),
     changes="training rows are added; at inference images are stamped and logits permuted",
     smallest=2,
@@ -121,14 +122,14 @@ def make(net, shape, classes, *, trigger, size, value, shift, copies, **recipe):
     def rows(given):
         return defensive(given, stamp, lambda label: (label + shift) % classes, copies)
 
-    plain = train.supervised(net, rows, fresh=True, **recipe)
-
-    def step(key, state, batch, given):
+    def augment(key, batch, _epoch, given):
         changed = disturbed(stream(key, "disturb"), batch.image, given.settings)
         own = (batch.row >= given.train.size)[:, None, None, None]
-        return plain.step(key, state, batch.replace(image=jnp.where(own, changed, batch.image)), given)
+        image = jnp.where(own, changed, batch.image)
+        return batch.replace(image=given.augment(stream(key, "augment"), image))
 
-    return (plain._replace(step=step, wrap=lambda net: guarded(net, stamp, shift)),)
+    stage = train.supervised(net, rows, fresh=True, augment=augment, **recipe)
+    return (stage._replace(wrap=lambda net: guarded(net, stamp, shift)),)
 
 
 PDB = Method(CARD, make)

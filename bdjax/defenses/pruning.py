@@ -1,12 +1,15 @@
 """What pruning defenses share: scaled channels of normalisation layers, and a stage of one step without batches."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax.numpy as jnp
 from flax import traverse_util
 
+from bdjax.defenses import thresholds
 from bdjax.errors import InvalidInput
-from bdjax.types import Array, Batch, Layer, Net, Procedure, PyTree, Source, Trained, Weights, real
+from bdjax.train import start
+from bdjax.types import Array, Batch, Layer, Net, PyTree, Source, Stage, Trained, Weights, real
 
 
 def norms(net: Net, method: str) -> tuple[Layer, ...]:
@@ -45,31 +48,48 @@ def share(layers: tuple[Layer, ...], before: Weights, after: Weights) -> Array:
     return jnp.mean(jnp.concatenate([(old[name] != new[name]).astype(real()) for name in old]))
 
 
-def once(change: Callable[..., tuple[Weights, dict[str, Array]]]) -> Procedure:
-    """A stage of one step that reads no batch: change(key, given, previous: Trained) -> (weights, info).
+def prune_scales(net: Net, weights: Weights, mask: Mapping[str, Array], threshold: Array) -> Weights:
+    """The weights with the scales 0 of neurons whose mask is at most `threshold`; biases stay.
 
-    What the stage before carried is carried on.
+    mask: name of a layer -> float (channels,).
+    """
+    keep = {name: (value > threshold).astype(value.dtype) for name, value in mask.items()}
+    return weights.replace(params=scaled(net, weights.params, keep, {}))
+
+
+def by_mask(net: Net, layers: tuple[Layer, ...], choose: str, tried: int, relative: bool) -> Stage:
+    """The stage that prunes the victim by the `mask` that the stage before left: see `thresholds.SETTINGS`."""
+
+    def change(_key, given, _weights):
+        strengths = thresholds.towards(0.0, given.settings["threshold"], tried)
+        prune = partial(prune_scales, net, given.victim, given.carry["mask"])
+        weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
+        return weights, {"pruned": share(layers, given.victim, weights)}
+
+    return once(change)
+
+
+def once(change: Callable[..., tuple[Weights, dict[str, Array]]], carry: Callable | None = None) -> Stage:
+    """A stage of one step that reads no batch: change(key, given, weights) -> (weights, info).
+
+    carry: (weights, given) -> what is carried on; None for what the stage before carried.
     """
 
     def read(row: Array) -> Batch:
         empty = jnp.zeros(row.shape, real())
         return Batch(empty.reshape(-1, 1, 1, 1), jnp.zeros_like(row), row, empty)
 
-    def init(key, given, previous):
-        del key
-        return Trained(given.victim) if previous is None else previous
-
-    def order(key, state, epoch, given):
-        del key, state, epoch, given
+    def order(_key, _weights, _epoch, _given):
         return jnp.full((1, 1), -1, jnp.int32)
 
-    def step(key, state, batch, given):
-        del batch
-        weights, info = change(key, given, state)
-        return state.replace(weights=weights), info
+    def step(key, weights, _rows, given):
+        return change(key, given, weights)
 
-    def finish(key, state, given):
-        del key, given
-        return state
-
-    return Procedure(lambda given: Source(1, read), 1, init, order, step, finish)
+    return Stage(
+        source=lambda given: Source(1, read),
+        epochs=1,
+        init=lambda key, given, weights: start(given, weights),
+        order=order,
+        step=step,
+        finish=lambda key, weights, given: Trained(weights, carry(weights, given) if carry else dict(given.carry)),
+    )

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from bdjax import optimizers, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.keys import stream
-from bdjax.types import Array, Procedure, PyTree, Trained, Weights
+from bdjax.train import optimizers
+from bdjax.types import Array, PyTree, Trained, Weights
 
 CARD = Card(
     name="sau",
@@ -139,14 +138,6 @@ def shared_risk(logits: Array, mistake: Array, active: Array, weight: Array) -> 
     return train.mean(-(jnp.log(1e-6 + rest) + jnp.log(1 + 1e-6 - own)) / 2 * active, weight)
 
 
-@struct.dataclass
-class State:
-    """What the procedure carries: the trained network and its optimizer; the backdoored one is the victim."""
-
-    weights: Weights
-    optimizer: PyTree
-
-
 def outer_loss(net, weights: Weights, victim: Weights, image: Array, moved: Array, rows, settings, learn: bool):
     """The loss of the outer step on clean images and perturbed ones `moved`: (value, (batch_stats, info))."""
     both, weight = jnp.concatenate([image, moved]), jnp.concatenate([rows.weight, rows.weight])
@@ -173,36 +164,40 @@ def make(net, shape, classes, *, epochs, batch, augment, learn_statistics, inner
     """Unlearning of shared adversarial examples on the clean rows."""
     del shape, classes
 
-    def init(key, given, previous):
-        del key
-        weights = train.start(given, previous)
-        return State(weights, optimizers.amsgrad(0.0).init(weights.params))
+    def begin(_key, given, weights):
+        first = train.start(given, weights)
+        return first.params, first.batch_stats
 
-    def order(key, state, epoch, given):
-        del state, epoch
-        return train.shuffled(key, given.clean.size, batch)
-
-    def step(key, state, rows, given):
-        image = given.augment(stream(key, "augment"), rows.image) if augment else rows.image
+    def gradient(_key, params, batch_stats, rows, given):
+        weights, image = Weights(params, batch_stats), rows.image
 
         def networks(image: Array) -> Pair:
-            return Pair(net.apply(state.weights, image)[0], net.apply(given.victim, image)[0])
+            return Pair(net.apply(weights, image)[0], net.apply(given.victim, image)[0])
 
         delta = perturbation(networks, image, rows.label, rows.weight, given.settings, inner_steps)
 
         def loss(params: PyTree):
-            weights = state.weights.replace(params=params)
-            return outer_loss(net, weights, given.victim, image, image + delta, rows, given.settings, learn_statistics)
+            at = weights.replace(params=params)
+            return outer_loss(net, at, given.victim, image, image + delta, rows, given.settings, learn_statistics)
 
-        gradients, (batch_stats, info) = jax.grad(loss, has_aux=True)(state.weights.params)
-        updates, kept = optimizers.amsgrad(given.settings["learning_rate"]).update(gradients, state.optimizer)
-        return State(Weights(optax.apply_updates(state.weights.params, updates), batch_stats), kept), info
+        slope, (batch_stats, info) = jax.grad(loss, has_aux=True)(params)
+        return slope, batch_stats, info
 
-    def finish(key, state, given):
-        del key, given
-        return Trained(state.weights)
+    def leave(_key, state, _given):
+        return Trained(Weights(state.moving, state.still))
 
-    return (Procedure(lambda given: given.clean, epochs, init, order, step, finish),)
+    return (
+        train.descend(
+            lambda given: given.clean,
+            epochs=epochs,
+            batch=batch,
+            begin=begin,
+            gradient=gradient,
+            rule=train.adam(make=optimizers.amsgrad),
+            leave=leave,
+            augment=augment,
+        ),
+    )
 
 
 SAU = Method(CARD, make)

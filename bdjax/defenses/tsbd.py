@@ -14,10 +14,11 @@ import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bdjax import metrics, optimizers, sources, train
+from bdjax import metrics, sources, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import root, stream
-from bdjax.types import Array, Net, Procedure, PyTree, Trained, Weights, real
+from bdjax.train import optimizers
+from bdjax.types import Array, Net, PyTree, Stage, Trained, Weights, real
 
 CARD = Card(
     name="tsbd",
@@ -113,14 +114,13 @@ class State:
     """What unlearning carries; a cell that is done stays as it is."""
 
     weights: Weights
-    optimizer: PyTree
+    opt_state: PyTree
     accuracy: Array  # float (), after the last pass
     done: Array  # bool ()
 
 
 def _ordered(batch: int, shuffle: bool):
-    def order(key, state, epoch, given):
-        del state, epoch
+    def order(key, _epoch, given, _still):
         return train.shuffled(key if shuffle else root(0), given.clean.size, batch)
 
     return order
@@ -133,9 +133,8 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
     def rule(given, learning_rate):
         return optimizers.sgd(-learning_rate, given.settings["momentum"])
 
-    def init(key, given, previous):
-        del key
-        weights = train.start(given, previous)
+    def init(_key, given, weights):
+        weights = train.start(given, weights)
         return State(weights, rule(given, 0.0).init(weights.params), jnp.ones((), real()), jnp.zeros((), bool))
 
     def augmented(key, given):
@@ -155,7 +154,7 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
             updates, kept = ascend.update(gradients, kept, weights.params)
             return Weights(optax.apply_updates(weights.params, updates), batch_stats), kept
 
-        weights, kept = jax.lax.fori_loop(0, len(rows), body, (state.weights, state.optimizer))
+        weights, kept = jax.lax.fori_loop(0, len(rows), body, (state.weights, state.opt_state))
         tested = augmented(stream(key, "stop"), given) if stop_augmented else given.clean
         accuracy = metrics.accuracy(net, weights, tested, batch)
         return State(weights, kept, accuracy, accuracy <= given.settings["stop"] / classes)
@@ -165,14 +164,13 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
         after = jax.lax.cond(state.done, lambda state: state, lambda state: climb(key, state, rows, given), state)
         return after, {"accuracy": after.accuracy, "unlearning": 1 - state.done.astype(real())}
 
-    def finish(key, state, given):
-        del key
+    def finish(_key, state, given):
         return Trained(reinitialisation(net, given.victim, state.weights, given.settings, decimals))
 
     def whole(key, state, epoch, given):
-        return order(key, state, epoch, given).reshape(1, -1)
+        return order(key, epoch, given, state).reshape(1, -1)
 
-    return Procedure(lambda given: given.clean, epochs, init, whole, step, finish)
+    return Stage(lambda given: given.clean, epochs, init, whole, step, finish)
 
 
 def blended(net, weights, image, batch, given):
@@ -192,25 +190,24 @@ def blended(net, weights, image, batch, given):
     return jax.tree.map(lambda one, two: (1 - share) * one + share * two, first, second), weights.batch_stats, info
 
 
-def _tuning(net: Net, epochs: int, batch: int, shuffle: bool) -> Procedure:
+def _tuning(net: Net, epochs: int, batch: int, shuffle: bool) -> Stage:
     """Stage 2: SGD by the blended gradient; moving statistics come from one more pass, after each step."""
-    plain = train.supervised(
+
+    def project(params, still, rows, _given, _clock):
+        _, batch_stats, _ = net.apply(Weights(params, still["batch_stats"]), rows.image, train=True, weight=rows.weight)
+        return params, still | {"batch_stats": batch_stats}
+
+    return train.supervised(
         net,
         lambda given: given.clean,
         epochs=epochs,
         batch=batch,
         schedule="constant",
-        augment=False,
         gradient=blended,
+        order=_ordered(batch, shuffle),
+        full=True,
+        project=project,
     )
-
-    def step(key, state, rows, given):
-        rows = rows.replace(image=given.augment(stream(key, "augment"), rows.image))
-        state, info = plain.step(key, state, rows, given)
-        _, batch_stats, _ = net.apply(state.weights, rows.image, train=True, weight=rows.weight)
-        return state.replace(weights=state.weights.replace(batch_stats=batch_stats)), info
-
-    return plain._replace(order=_ordered(batch, shuffle), step=step)
 
 
 def make(net, shape, classes, *, unlearning_epochs, epochs, batch, shuffle, stop_augmented, decimals):

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from bdjax.errors import InvalidInput
+from bdjax.images import FORMATS
 
 VERSION = "pillow-1"
 """Raised when the same file would give other pixels, so that caches are made anew."""
 
-FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
 GREY, COLOUR = frozenset({"1", "L", "LA"}), frozenset({"P", "PA", "RGB", "RGBA", "RGBX"})
 ORIENTATION = 0x0112
 

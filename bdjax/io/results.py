@@ -20,8 +20,8 @@ from bdjax.io.files import write_atomically
 from bdjax.io.store import address, read_json
 from bdjax.metrics import der
 
-OK, DIVERGED, IMPOSSIBLE, ABSENT, UNASKED = 0, 1, 2, -1, -2
-"""What `status` says of a cell: has its numbers, became NaN in training, no such pair, not run, not asked for."""
+OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
+"""What `status` says of a cell: has its numbers, became NaN in training, not run, not asked for."""
 
 KINDS = ("run", "score", "audit")
 STUDY = ("base", "attributes", "defenses", "cards", "cells")
@@ -95,6 +95,18 @@ def _rows(folder: Path, kind: str, curves: bool = False) -> dict[str, dict[str, 
     return found
 
 
+def read_index(folder: Path) -> dict[str, Any]:
+    """What study.json says of the study in a folder.
+
+    Raises:
+        InvalidInput: no study is there.
+    """
+    index = read_json(folder / "study.json", STUDY)
+    if index is None:
+        raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
+    return index
+
+
 def load(folder: str | Path) -> xr.Dataset:
     """What a study found so far.
 
@@ -111,9 +123,7 @@ def load(folder: str | Path) -> xr.Dataset:
         InvalidInput: no study is there, or a shard is damaged.
     """
     folder = Path(folder)
-    index = read_json(folder / "study.json", STUDY)
-    if index is None:
-        raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
+    index = read_index(folder)
     cells = index["cells"]
     axes = {
         "attack": list(dict.fromkeys(cell["attack"] for cell in cells)),
@@ -139,7 +149,7 @@ def load_curves(folder: str | Path) -> xr.Dataset:
     shape = (*(found.sizes[dim] for dim in dims), longest)
     values = {name: np.full(shape, np.nan) for name in names}
     places = [{value: place for place, value in enumerate(found[dim].values.tolist())} for dim in dims]
-    for cell in read_json(folder / "study.json", STUDY)["cells"]:
+    for cell in read_index(folder)["cells"]:
         where = tuple(place[cell[dim]] for place, dim in zip(places, dims, strict=True))
         for name, value in lines.get(cell["model"], {}).items():
             values[name][where][: len(value)] = value

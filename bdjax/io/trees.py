@@ -96,7 +96,7 @@ def _nest(arrays: Mapping[str, Any], empty: list[str]) -> dict[str, PyTree]:
 
 
 def save_trained(path: Path, trained: Trained, metadata: Mapping[str, str] | None = None) -> None:
-    """Write what a procedure left: weights and carry."""
+    """Write what a stage left: weights and carry."""
     save_tree(path, trained, metadata)
 
 

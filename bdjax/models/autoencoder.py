@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.models.hourglass import MEAN, STD
-from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, normalize
+from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, normalize, pad_to_multiple
 from bdjax.models.network import network
 from bdjax.models.unet import Biased
 from bdjax.types import Array, Net
@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
         """Image float (b, height, width, any channels) in [0, 1] -> (b, height, width, channels) in (-1, 1)."""
         height, width = image.shape[1:3]
         x = normalize(image, (MEAN,) * image.shape[-1], (STD,) * image.shape[-1])
-        x = jnp.pad(x, ((0, 0), (0, -height % 2**self.halvings), (0, -width % 2**self.halvings), (0, 0)))
+        x = pad_to_multiple(x, 2**self.halvings)
         for step in range(self.halvings):
             x = Conv(self.width << step, SIDE, 2, 1, name=f"down{step}_conv")(x, run)
             x = Relu(name=f"down{step}_relu")(BatchNorm(name=f"down{step}_norm")(x, run), run)

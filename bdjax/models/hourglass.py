@@ -6,9 +6,8 @@ the authors' released code. Convolutions have no bias, which normalisation would
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, halved, normalize
+from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, halved, normalize, pad_to_multiple
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -44,7 +43,7 @@ class Hourglass(nn.Module):
         """Image float (b, height, width, any channels) in [0, 1] -> (b, height, width, channels) of any range."""
         height, width = image.shape[1:3]
         x = normalize(image, (MEAN,) * image.shape[-1], (STD,) * image.shape[-1])
-        x = jnp.pad(x, ((0, 0), (0, -height % 2**self.halvings), (0, -width % 2**self.halvings), (0, 0)))
+        x = pad_to_multiple(x, 2**self.halvings)
         for step in range(self.halvings):
             for number in (1, 2):
                 x = Block(self.width << step, name=f"down{step}_{number}")(x, run)

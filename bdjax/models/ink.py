@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, halved
+from bdjax.models.layers import BatchNorm, Conv, Pass, Relu, halved, pad_to_multiple
 from bdjax.models.network import network
 from bdjax.models.unet import InstanceNorm
 from bdjax.types import Array, Net, real
@@ -50,7 +50,7 @@ class Injector(nn.Module):
         """Image and ink side by side, (b, height, width, 2 channels) -> (b, height, width, channels) of any range."""
         height, width = x.shape[1:3]
         image = x[..., : self.channels]
-        x = jnp.pad(x, ((0, 0), (0, -height % 2**HALVINGS), (0, -width % 2**HALVINGS), (0, 0)))
+        x = pad_to_multiple(x, 2**HALVINGS)
         x = Double(self.width, self.width, name="down0")(x, run)
         sides = []
         for step in range(1, HALVINGS + 1):
@@ -101,7 +101,7 @@ def apart(x: Array, step: int) -> Array:
 
     A convolution of these is one of x with dilation `step`. Sides that are no multiple are widened by zeros.
     """
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % step), (0, -x.shape[2] % step), (0, 0)))
+    x = pad_to_multiple(x, step)
     count, height, width, channels = x.shape
     x = x.reshape(count, height // step, step, width // step, step, channels).transpose(0, 2, 4, 1, 3, 5)
     return x.reshape(-1, height // step, width // step, channels)
@@ -124,7 +124,7 @@ class Extractor(nn.Module):
     def __call__(self, x: Array, run: Pass) -> Array:
         """X (b, height, width, channels) -> the same shape, at least 0."""
         height, width = x.shape[1:3]
-        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        x = pad_to_multiple(x, 2)
         for number, stride in enumerate((1, 1, 2), 1):
             x = Conv(self.width, stride=stride, name=f"conv{number}")(x, run)
             x = nn.relu(InstanceNorm(name=f"norm{number}")(x))

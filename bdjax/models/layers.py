@@ -9,7 +9,7 @@ the slope sqrt(5) that PyTorch takes by default, which is U(-1/sqrt(fan in), 1/s
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import flax.linen as nn
@@ -188,10 +188,32 @@ class Linear(nn.Module):
         return run.tap(self.path, "linear", x @ kernel + beside(x, bias))
 
 
+def run_stages(block: Callable[..., nn.Module], blocks: Sequence[int], width: int, x: Array, run: Pass) -> Array:
+    """A residual network's blocks; stages after the first halve height and width and double the channels.
+
+    Args:
+        block: (features, stride, name=name) -> a module.
+        blocks: in each stage.
+        width: channels of the first stage.
+        x: float (b, height, width, channels).
+        run: the pass.
+    """
+    for stage, count in enumerate(blocks):
+        for number in range(count):
+            stride, name = 2 if stage and not number else 1, f"layer{stage + 1}_{number}"
+            x = block(width << stage, stride, name=name)(x, run)
+    return x
+
+
 def normalize(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """Images in [0, 1] less `mean`, by `std`, a number a channel."""
     mean, std = jnp.asarray(mean, image.dtype), jnp.asarray(std, image.dtype)
     return (image - beside(image, mean)) / beside(image, std)
+
+
+def pad_to_multiple(x: Array, step: int) -> Array:
+    """X (b, height, width, channels), zeros below and to the right of it, so that its sides are multiples of `step`."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % step), (0, -x.shape[2] % step), (0, 0)))
 
 
 def halved(x: Array) -> Array:

@@ -6,12 +6,30 @@ pre-activation network is the input of `layer4_1.conv1`, whose kernel is `params
 network ends in `pool`, the features, and `linear`, the logits.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 
 from bdjax.errors import InvalidInput
 from bdjax.models.layers import NO_EDIT, Pass
-from bdjax.types import Layer, Net, Weights, real
+from bdjax.types import Key, Layer, Net, PyTree, Weights, real
+
+
+def survey(module: nn.Module, *shapes: tuple[int, ...]) -> tuple[Callable[[Key], PyTree], tuple[Layer, ...]]:
+    """`draw(key) -> variables` of `module(*inputs, run)`, and its layers in forward order.
+
+    shapes: of one row of each of its inputs, which are float (b, *shape).
+    """
+    inputs = [jax.ShapeDtypeStruct((1, *shape), real()) for shape in shapes]
+    first = Pass()
+    jax.eval_shape(lambda key, inputs: module.init(key, *inputs, first), jax.random.key(0), inputs)
+
+    def draw(key: Key) -> PyTree:
+        run = Pass(noise=jax.random.uniform(key, (first.drawn,), real(), -1, 1))
+        return module.lazy_init(key, *inputs, method=lambda module, *inputs: module(*inputs, run))
+
+    return draw, tuple(first.layers)
 
 
 def network(module: nn.Module, shape: tuple[int, int, int], precision: str = "float") -> Net:
@@ -19,13 +37,11 @@ def network(module: nn.Module, shape: tuple[int, int, int], precision: str = "fl
 
     The module is called as `module(image, run)`, run a `Pass`, and gives logits. precision: see `layers.PRECISION`.
     """
-    layers, drawn = _survey(module, shape)
+    draw, layers = survey(module, shape)
     names = frozenset(layer.tap for layer in layers)
 
     def init(key):
-        noise = jax.random.uniform(key, (drawn,), real(), -1, 1)
-        image = jax.ShapeDtypeStruct((1, *shape), real())
-        variables = module.lazy_init(key, image, method=lambda module, image: module(image, Pass(noise=noise)))
+        variables = draw(key)
         return Weights(variables["params"], variables.get("batch_stats", {}))
 
     def apply(weights, image, train=False, weight=None, edit=NO_EDIT):
@@ -41,11 +57,3 @@ def network(module: nn.Module, shape: tuple[int, int, int], precision: str = "fl
         return logits, changed.get("batch_stats", weights.batch_stats), run.taps
 
     return Net(init, apply, layers)
-
-
-def _survey(module: nn.Module, shape: tuple[int, int, int]) -> tuple[tuple[Layer, ...], int]:
-    """The layers in forward order, and how many random numbers initialise them."""
-    run = Pass()
-    image = jax.ShapeDtypeStruct((1, *shape), real())
-    jax.eval_shape(lambda key, image: module.init(key, image, run), jax.random.key(0), image)
-    return tuple(run.layers), run.drawn

@@ -12,7 +12,7 @@ the pooling, so that features may be negative.
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
+from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -66,10 +66,7 @@ class PreActResNet18(nn.Module):
     def __call__(self, image: Array, run: Pass) -> Array:
         """Image float (b, height, width, channels) in [0, 1] -> logits (b, classes)."""
         x = Conv(self.width, name="conv1")(normalize(image, self.mean, self.std), run)
-        for stage, stride in enumerate((1, 2, 2, 2)):
-            for block in range(2):
-                name = f"layer{stage + 1}_{block}"
-                x = PreActBlock(self.width << stage, 1 if block else stride, name=name)(x, run)
+        x = run_stages(PreActBlock, (2, 2, 2, 2), self.width, x, run)
         return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 
 from bdjax.models.layers import Pass
-from bdjax.types import Array, Key, PyTree, real
+from bdjax.models.network import survey
+from bdjax.types import Array, Key, PyTree
 
 
 class Generator(NamedTuple):
@@ -27,13 +27,10 @@ def pure(module: nn.Module, *shapes: tuple[int, ...]) -> Generator:
         module: without batch statistics.
         shapes: of one row of each of its inputs, which are float (b, *shape).
     """
-    inputs = [jax.ShapeDtypeStruct((1, *shape), real()) for shape in shapes]
-    survey = Pass()
-    jax.eval_shape(lambda key, inputs: module.init(key, *inputs, survey), jax.random.key(0), inputs)
+    draw, _ = survey(module, *shapes)
 
     def init(key: Key) -> PyTree:
-        run = Pass(noise=jax.random.uniform(key, (survey.drawn,), real(), -1, 1))
-        return module.lazy_init(key, *inputs, method=lambda module, *inputs: module(*inputs, run))["params"]
+        return draw(key)["params"]
 
     def apply(params: PyTree, *inputs: Array) -> Array:
         return module.apply({"params": params}, *inputs, Pass())

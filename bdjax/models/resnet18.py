@@ -10,7 +10,7 @@ Departure from the paper: the stem is a 3x3 convolution of stride 1 without pool
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
+from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
 from bdjax.models.network import network
 from bdjax.types import Array, Net
 
@@ -62,10 +62,7 @@ class ResNet18(nn.Module):
         """Image float (b, height, width, channels) in [0, 1] -> logits (b, classes)."""
         x = Conv(self.width, name="conv1")(normalize(image, self.mean, self.std), run)
         x = Relu(name="relu1")(BatchNorm(name="bn1")(x, run), run)
-        for stage, stride in enumerate((1, 2, 2, 2)):
-            for block in range(2):
-                name = f"layer{stage + 1}_{block}"
-                x = BasicBlock(self.width << stage, 1 if block else stride, name=name)(x, run)
+        x = run_stages(BasicBlock, (2, 2, 2, 2), self.width, x, run)
         return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from bdjax import warp
 from bdjax.models.convolution import convolve
-from bdjax.models.layers import Pass, beside
+from bdjax.models.layers import Pass, beside, pad_to_multiple
 from bdjax.models.pure import pure
 from bdjax.types import Array, Key, PyTree, real
 
@@ -99,8 +99,7 @@ class Encoder(nn.Module):
         centre = MIDDLE if changing else 0.0
         planes = nn.relu(Dense(rows * columns * channels, name="secret")(bits - centre, run))
         planes = enlarged(planes.reshape(-1, rows, columns, channels), height, width)
-        seen = jnp.concatenate([planes, image - centre], -1)
-        seen = jnp.pad(seen, ((0, 0), (0, -height % 2**HALVINGS), (0, -width % 2**HALVINGS), (0, 0)))
+        seen = pad_to_multiple(jnp.concatenate([planes, image - centre], -1), 2**HALVINGS)
         x = nn.relu(Convolved(self.width, name="down0")(seen, run))
         sides = [x]
         for step in range(HALVINGS):

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import xarray
 
-from bdjax.io.results import ABSENT, DIVERGED, IMPOSSIBLE, UNASKED
+from bdjax.io.results import ABSENT, DIVERGED, UNASKED
 from bdjax.report.tables import UNDEFENDED, Row, largest
 from bdjax.report.wording import discreet, listed, number, percent
 
@@ -30,7 +30,7 @@ def remarks(results: xarray.Dataset) -> list[str]:
 
 def _missing(results: xarray.Dataset) -> str:
     status = results["status"].values
-    parts = {"diverged": DIVERGED, "are impossible pairs": IMPOSSIBLE, "were not run": ABSENT}
+    parts = {"diverged": DIVERGED, "were not run": ABSENT}
     counted = [f"{count:,} {words}" for words, code in parts.items() if (count := int((status == code).sum()))]
     asked = int((status != UNASKED).sum())
     return f"Of {asked:,} cells {listed(counted)}; they are left out of every mean." if counted else ""

@@ -8,7 +8,7 @@ import xarray
 
 from bdjax.cards import split
 from bdjax.errors import InvalidInput
-from bdjax.io.results import DIVERGED, IMPOSSIBLE, OK
+from bdjax.io.results import DIVERGED, OK
 from bdjax.report.statistics import MEASURES, Estimate, difference, estimates, usable
 
 PAIRED_MEASURES = ("acc", "asr")
@@ -24,7 +24,6 @@ class Row(NamedTuple):
     oracle: bool  # the defense uses what a defender would not have
     count: int  # seeds whose numbers count
     diverged: int  # seeds that became NaN in training
-    impossible: bool  # no such pair: the attack cannot poison so many rows, or the defense does not fit the model
     measures: dict[str, Estimate]  # fractions, by measure
 
 
@@ -54,10 +53,9 @@ def table(results: xarray.Dataset, measures: tuple[str, ...] = MEASURES) -> list
             oracle[str(defense)],
             int((states == OK).sum()),
             int((states == DIVERGED).sum()),
-            bool((states == IMPOSSIBLE).any()),
             {name: value[a, r, d] for name, value in measured.items()},
         )
-        if row.count or row.diverged or row.impossible:
+        if row.count or row.diverged:
             rows.append(row)
     return rows
 

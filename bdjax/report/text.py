@@ -86,8 +86,6 @@ def _cells(row: Row, brief: dict[str, str]) -> list[str]:
     name = brief.get(row.defense, row.defense) + (" *" if row.oracle else "")
     count = f"{row.count}" + ("!" if row.diverged else "")
     figures = [whole(one) for one in (acc, asr)]
-    if row.impossible and not row.count:
-        figures = ["impossible", "–"]
     attack = brief.get(row.attack, row.attack)
     return [_printable(attack), f"{row.ratio:g}", _printable(name), count, *figures, centre(ra), centre(der)]
 

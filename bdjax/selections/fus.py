@@ -13,7 +13,8 @@ from bdjax import poison
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.selections.random import uniform
-from bdjax.selections.rounds import POISONING, TRAINING, Round, round_of
+from bdjax.selections.rounds import POISONING, TRAINING, round_of
+from bdjax.train import State
 from bdjax.types import Array, Given, Key, Selection, real
 
 CARD = Card(
@@ -61,9 +62,9 @@ def make(net, shape, classes, rounds, **training) -> Selection:
     """A selection that trains `rounds` models, each from its own initialisation."""
     del shape, classes
 
-    def decide(key: Key, state: Round, given: Given) -> Array:
-        kept = jnp.floor(given.settings["alpha"] * state.count).astype(jnp.int32)
-        return filtered(key, state.forgotten, state.pool, state.priority > -jnp.inf, kept)
+    def decide(key: Key, state: State, given: Given) -> Array:
+        kept, still = jnp.floor(given.settings["alpha"] * given.carry["count"]).astype(jnp.int32), state.still
+        return filtered(key, still["forgotten"], still["pool"], still["priority"] > -jnp.inf, kept)
 
     def search(most: int):
         stage = round_of(net, decide, lambda priority, label: priority, most=most, warm=False, **training)

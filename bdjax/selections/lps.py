@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.selections.random import uniform
-from bdjax.selections.rounds import POISONING, TRAINING, Round, log_odds, round_of
-from bdjax.types import Array, Given, Key, Selection
+from bdjax.selections.rounds import POISONING, TRAINING, labels, log_odds, round_of
+from bdjax.train import State
+from bdjax.types import Array, Given, Key, Selection, Weights
 
 CARD = Card(
     name="lps",
@@ -65,12 +66,11 @@ def make(net, shape, classes, rounds, constraint, **training) -> Selection:
     def arrange(value: Array, label: Array) -> Array:
         return classwise(value, label) if constraint else value
 
-    def decide(key: Key, state: Round, given: Given) -> Array:
-        del key
+    def decide(_key: Key, state: State, given: Given) -> Array:
         # A model that diverged tells nothing of its rows, and its search is marked as diverged.
-        hard = jnp.nan_to_num(log_odds(net, state.fit.weights, given.train, state.pool.size))
-        label = given.clean.read(jnp.arange(state.pool.size, dtype=jnp.int32)).label
-        return arrange(jnp.where(state.priority > -jnp.inf, hard, -jnp.inf), label)
+        weights = Weights(state.moving, state.still["batch_stats"])
+        hard = jnp.nan_to_num(log_odds(net, weights, given.stamped))
+        return arrange(jnp.where(state.still["priority"] > -jnp.inf, hard, -jnp.inf), labels(given.whole))
 
     def search(most: int):
         return (round_of(net, decide, arrange, most=most, warm=True, **training),) * rounds

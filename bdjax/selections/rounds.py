@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from bdjax import poison, train
+from bdjax import poison, sources, train
 from bdjax.cards import Setting
 from bdjax.keys import stream
-from bdjax.types import Array, Batch, Given, Key, Net, Procedure, PyTree, Source, Trained, Weights, real
+from bdjax.train import State
+from bdjax.types import Array, Batch, Given, Key, Net, PyTree, Source, Stage, Trained, Weights, real
 
 TRAINING = {
     "learning_rate": Setting(0.01, "of the search's model, until the first drop", low=0.0),
@@ -29,18 +29,6 @@ POISONING = Setting(
     choices=("append", "replace"),
 )
 """Settings that searches share, for cards."""
-
-
-@struct.dataclass
-class Round:
-    """What a round carries from step to step."""
-
-    fit: train.State
-    priority: Array  # float (n,): -inf where a row is no candidate
-    count: Array  # int32 (): rows to poison
-    pool: Array  # bool (n,): the rows whose stamped copies are trained on
-    right: Array  # bool (n,): which copies were given the wanted label when they were last trained on
-    forgotten: Array  # int32 (n,): how often a copy that was given it lost it
 
 
 def candidates(priority: Array, count: Array, label: Array, wanted: Array) -> Array:
@@ -73,12 +61,6 @@ def rows_of(key: Key, pool: Array, poisoning: str, most: int, batch: int) -> Arr
     return jnp.pad(order, (0, batch), constant_values=-1)[: steps * batch].reshape(steps, batch)
 
 
-def passes(step: Array, size: int, count: Array, poisoning: str, batch: int) -> Array:
-    """Whole passes over `size` rows and a pool of `count` made after `step` steps that read something."""
-    read = size + count * (poisoning == "append")
-    return step // -(-read // min(batch, size))
-
-
 def labels(source: Source) -> Array:
     """The labels of all rows of a source, int32 (size,)."""
     return source.read(jnp.arange(source.size, dtype=jnp.int32)).label
@@ -86,7 +68,7 @@ def labels(source: Source) -> Array:
 
 def round_of(
     net: Net,
-    decide: Callable[[Key, Round, Given], Array],
+    decide: Callable[[Key, State, Given], Array],
     arrange: Callable[[Array, Array], Array],
     *,
     epochs: int,
@@ -96,7 +78,7 @@ def round_of(
     poisoning: str,
     most: int,
     warm: bool,
-) -> Procedure:
+) -> Stage:
     """A stage that trains on the pool it finds and leaves the priority that `decide` gives.
 
     Args:
@@ -108,85 +90,70 @@ def round_of(
         most: see `Selection.search`.
         warm: whether a round goes on with the model of the round before.
 
-    Reads learning_rate, momentum and weight_decay from `given.settings`.
+    `still` has, besides statistics: `priority` float (n,), -inf where a row is no candidate; `pool` bool (n,), the rows
+    whose stamped copies are trained on; `right` bool (n,), which copies were given the wanted label when they were last
+    trained on; `forgotten` int32 (n,), how often a copy that was given it lost it. Reads learning_rate, momentum and
+    weight_decay from `given.settings`.
     """
+    plain = train.recipe(net, "constant")
 
     def source(given: Given) -> Source:
-        return given.train
+        return sources.concatenated(given.whole, given.stamped)
 
-    hooks = {"epochs": epochs, "batch": batch, "schedule": "constant", "gradient": _gradient}
-    fresh, going = (train.supervised(net, source, fresh=new, **hooks) for new in (True, False))
+    def begin(key: Key, given: Given, weights: Weights | None):
+        first = weights if warm and weights is not None else net.init(stream(key, "init"))
+        label, count = labels(given.whole), given.carry["count"]
+        priority = candidates(given.carry["priority"], count, label, labels(given.stamped))
+        priority, never = arrange(priority, label), jnp.zeros(label.shape, bool)
+        memory = {"priority": priority, "pool": pooled(priority, count)}
+        memory |= {"right": never, "forgotten": never.astype(jnp.int32)}
+        return first.params, {"batch_stats": first.batch_stats} | memory
 
-    def init(key: Key, given: Given, previous: Trained) -> Round:
-        goes_on = warm and previous.weights is not None
-        fit = (going if goes_on else fresh).init(key, given, previous)
-        fit = fit.replace(step=previous.carry["step"]) if goes_on else fit
-        label, wanted = jnp.split(labels(given.train), 2)
-        count = previous.carry["count"]
-        priority = arrange(candidates(previous.carry["priority"], count, label, wanted), label)
-        pool, never = pooled(priority, count), jnp.zeros(label.shape, bool)
-        return Round(fit, priority, count, pool, right=never, forgotten=never.astype(jnp.int32))
+    def order(key: Key, _epoch: Array, _given: Given, still) -> Array:
+        return rows_of(key, still["pool"], poisoning, most, batch)
 
-    def order(key: Key, state: Round, epoch: Array, given: Given) -> Array:
-        del epoch, given
-        return rows_of(key, state.pool, poisoning, most, batch)
-
-    def step(key: Key, state: Round, rows: Batch, given: Given):
-        done = passes(state.fit.step, state.pool.size, state.count, poisoning, batch)
+    def rule(given: Given, clock: train.Clock):
+        done = clock.epoch + (given.carry["round"] * epochs if warm else 0)
         rate = given.settings["learning_rate"] * 0.1 ** ((done >= first_drop) + (done >= second_drop).astype(real()))
-        slower = given._replace(settings={**given.settings, "learning_rate": rate})
-        fit, info = going.step(key, state.fit, rows, slower)
-        after = remembered(state.replace(fit=fit), rows.row, info.pop("right"))
-        some = jnp.any(rows.weight > 0)  # a pass over a small pool ends early, and the rest must change nothing
-        info = jax.tree.map(lambda leaf: jnp.where(some, leaf, 0), info)
-        return jax.tree.map(lambda new, old: jnp.where(some, new, old), after, state), info
+        return plain(given._replace(settings={**given.settings, "learning_rate": rate}), clock)
 
-    def finish(key: Key, state: Round, given: Given) -> Trained:
-        priority = decide(stream(key, "decide"), state, given)
-        return Trained(state.fit.weights, {"priority": priority, "count": state.count, "step": state.fit.step})
+    def loss(_key: Key, params: PyTree, still: PyTree, rows: Batch, _given: Given):
+        weights = Weights(params, still["batch_stats"])
+        logits, batch_stats, _ = net.apply(weights, rows.image, train=True, weight=rows.weight)
+        value = train.cross_entropy(logits, rows.label, rows.weight)
+        still = remembered(still, rows.row, jnp.argmax(logits, axis=1) == rows.label)
+        return value, (still | {"batch_stats": batch_stats}, {"loss": value})
 
-    return Procedure(source, epochs, init, order, step, finish)
+    def leave(key: Key, state: State, given: Given) -> Trained:
+        carry = {"priority": decide(stream(key, "decide"), state, given), "round": given.carry["round"] + 1}
+        return train.leave_weights(key, state, given).replace(carry=given.carry | carry)
+
+    return train.descend(
+        source, epochs=epochs, batch=batch, begin=begin, loss=loss, rule=rule, leave=leave, order=order
+    )
 
 
-def remembered(state: Round, row: Array, right: Array) -> Round:
-    """The state after copies among the rows int32 (b,) were given the wanted label, or not: bool (b,).
+def remembered(still: PyTree, row: Array, right: Array) -> PyTree:
+    """`still` after copies among the rows int32 (b,) were given the wanted label, or not: bool (b,).
 
     A copy is forgotten when it loses the label that it was given the time before (Toneva et al., ICLR 2019).
     """
-    size = state.pool.size
+    size = still["pool"].size
     copy = jnp.where(row >= size, row - size, size)  # clean rows and padding fall out of range and are dropped
-    lost = state.right.at[copy].get(mode="fill", fill_value=False) & ~right
-    forgotten = state.forgotten.at[copy].add(lost, mode="drop")
-    return state.replace(right=state.right.at[copy].set(right, mode="drop"), forgotten=forgotten)
+    lost = still["right"].at[copy].get(mode="fill", fill_value=False) & ~right
+    forgotten = still["forgotten"].at[copy].add(lost, mode="drop")
+    return still | {"right": still["right"].at[copy].set(right, mode="drop"), "forgotten": forgotten}
 
 
-def _gradient(net: Net, weights: Weights, image: Array, rows: Batch, given: Given) -> tuple[PyTree, PyTree, dict]:
-    """As for `train.supervised`, and in the info, row by row, whether the label was given."""
-    del given
-
-    def loss(params: PyTree):
-        logits, batch_stats, _ = net.apply(weights.replace(params=params), image, train=True, weight=rows.weight)
-        value = train.cross_entropy(logits, rows.label, rows.weight)
-        return value, (batch_stats, {"loss": value, "right": jnp.argmax(logits, axis=1) == rows.label})
-
-    gradient, (batch_stats, info) = jax.grad(loss, has_aux=True)(weights.params)
-    return gradient, batch_stats, info
-
-
-def log_odds(net: Net, weights: Weights, source: Source, first: int, batch: int = 256) -> Array:
-    """The log-odds against its label of each row of a source from `first` on, in inference mode, float (size - first,).
+def log_odds(net: Net, weights: Weights, source: Source) -> Array:
+    """The log-odds against its label of each row of a source, in inference mode, float (size,).
 
     The cross-entropy is log(1 + exp(log-odds)): it puts rows in the same order, but is 0 for many of them.
     """
-    count = source.size - first
-    batch = min(batch, count)
-    rows = first + jnp.arange(-(-count // batch) * batch, dtype=jnp.int32)
-    rows = jnp.where(rows < source.size, rows, -1).reshape(-1, batch)
 
-    def odds(row: Array) -> Array:
-        read = source.read(row)
-        logits = net.apply(weights, read.image)[0]
-        true = jax.nn.one_hot(read.label, logits.shape[1], dtype=bool)
+    def odds(rows: Batch) -> Array:
+        logits = net.apply(weights, rows.image)[0]
+        true = jax.nn.one_hot(rows.label, logits.shape[1], dtype=bool)
         return jax.nn.logsumexp(logits, axis=1, where=~true) - jnp.sum(logits, axis=1, where=true)
 
-    return jax.lax.map(odds, rows).reshape(-1)[:count]
+    return sources.each(source, odds)

@@ -93,11 +93,11 @@ def factors(net: Net, params: PyTree, settings: Mapping[str, Array]) -> PyTree:
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
-def looked_ahead(slow: Weights, fast: Weights, step: Array, steps: int, every: int) -> tuple[Weights, Weights]:
+def look_ahead(slow: Weights, fast: Weights, step: Array, steps: int, every: int) -> tuple[Weights, Weights]:
     """Slow and fast weights after a step of `steps`, counted from 1.
 
-    Every so many steps the slow ones go to the fast ones but for a share of 0.95^5 (step / steps)^3, and the fast ones
-    begin anew from there; after the last step they are the slow ones.
+    Every `every` steps: slow <- fast + share (slow - fast), then fast <- slow, where share = 0.95^5 (step / steps)^3;
+    after the last step fast <- slow.
     """
     share, due = 0.95**5 * (step.astype(real()) / steps) ** 3, step % every == 0
     moved = jax.tree.map(lambda old, new: jnp.where(due, new + share * (old - new), old), slow, fast)

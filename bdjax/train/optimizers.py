@@ -1,5 +1,6 @@
 """Optimizers with PyTorch's conventions, in which the field's recipes are written."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,12 +11,16 @@ from bdjax.types import Array, PyTree
 
 
 def sgd(
-    learning_rate, momentum, weight_decay=0.0, nesterov: bool = False, factors: PyTree = None
+    learning_rate,
+    momentum,
+    weight_decay=0.0,
+    nesterov: bool = False,
+    factors: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
     """SGD as PyTorch has it: v <- momentum v + (g + decay w); w <- w - rate v. All three may be traced.
 
-    factors: on each parameter's rate, by which its decay is divided, so that a step takes as much off all; at 0 it
-    stays as it is.
+    factors: parameters -> per-parameter learning-rate multipliers. Weight decay is divided by the multiplier, so the
+    effective decay is the same for all; a parameter with multiplier 0 stays as it is.
     """
     rule = optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -25,11 +30,11 @@ def sgd(
     if factors is None:
         return rule
     # A gradient f times as large leaves v f times as large, which is the same as the rate; the decay stays what it is.
-    return optax.chain(_scaled(factors), rule, _scaled(jax.tree.map(jnp.sign, factors)))
+    return optax.chain(_scale(factors), rule, _scale(lambda params: jax.tree.map(jnp.sign, factors(params))))
 
 
-def _scaled(factors: PyTree) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
+def _scale(factors: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, factors(params)))
 
 
 class Moments(NamedTuple):

@@ -1,0 +1,36 @@
+"""How a model is trained: losses, the one loop that everything which descends goes through, and recipes."""
+
+from bdjax.train.descend import Clock, State, descend
+from bdjax.train.losses import accuracy, cross_entropy, loss_gradient, mean
+from bdjax.train.orders import chosen, shuffled, steps_per_epoch
+from bdjax.train.rules import adam, each, idle, sgd
+from bdjax.train.run import advance, begin, finish, fit, steps_in
+from bdjax.train.supervised import begin_weights, leave_weights, look_ahead, recipe, start, supervised
+
+__all__ = [
+    "Clock",
+    "State",
+    "accuracy",
+    "adam",
+    "advance",
+    "begin",
+    "begin_weights",
+    "chosen",
+    "cross_entropy",
+    "descend",
+    "each",
+    "finish",
+    "fit",
+    "idle",
+    "leave_weights",
+    "look_ahead",
+    "loss_gradient",
+    "mean",
+    "recipe",
+    "sgd",
+    "shuffled",
+    "start",
+    "steps_in",
+    "steps_per_epoch",
+    "supervised",
+]
