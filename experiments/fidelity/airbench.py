@@ -120,23 +120,23 @@ def compare(folder):
     order = [rows for _ in range(EPOCHS) for rows in draw.permutation(ROWS).reshape(-1, BATCH)]
     rate, decay = training(code, module, image, label, order)
     spec = cards.lookup(f"none:preset=speed,batch={BATCH},epochs={EPOCHS}", bdjax.DEFENSES, "defense")
-    (procedure,) = bdjax.DEFENSES["none"].make(net, (32, 32, 3), common.CLASSES, **spec.static)
+    (stage,) = bdjax.DEFENSES["none"].make(net, (32, 32, 3), common.CLASSES, **spec.static)
     whole = sources.split(Data(jnp.zeros((ROWS, 1, 1, 1), jnp.uint8), jnp.asarray(label)))
     settings = {**spec.traced, "learning_rate": rate, "weight_decay": decay}
     given = Given(jax.tree.map(jnp.asarray, settings), lambda key, image, **said: image, train=whole)
-    state = procedure.init(jax.random.key(0), given, None).replace(weights=begun, slow=begun)
+    state = stage.init(jax.random.key(0), given, None)
+    state = state.replace(moving=begun.params, still={"batch_stats": begun.batch_stats, "slow": begun})
 
     @jax.jit
     def step(state, rows):
         batch = whole.read(rows).replace(image=jnp.asarray(image)[rows])
-        state, _ = procedure.step(jax.random.key(0), state, batch, given)
+        state, _ = stage.step(jax.random.key(0), state, batch, given)
         return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * (not headed(path)), state)
 
     for rows in order:
         state = step(state, jnp.asarray(rows, jnp.int32))
-    moved = [
-        jax.tree.map(lambda new, old: new - np.asarray(old), after, begun) for after in (state.weights, weights(module))
-    ]
+    ours = stage.finish(None, state, given).weights
+    moved = [jax.tree.map(lambda new, old: new - np.asarray(old), after, begun) for after in (ours, weights(module))]
     return {
         "whitening filters": filters,
         "logits": logits,

@@ -73,7 +73,8 @@ def ours(made, image, label, inner_steps, starts):
     spec = lookup(text, bdjax.DEFENSES, "defense")
     stage = bdjax.DEFENSES["anp"].make(made.net, image.shape[1:], common.CLASSES, **spec.static)[0]
     rows = Batch(jnp.asarray(image), jnp.asarray(label), jnp.arange(len(label)), jnp.ones(len(label)))
-    given = Given(spec.traced, lambda key, image: image, victim=made.weights)
+    source = Source(len(label), lambda row: rows)
+    given = Given(spec.traced, lambda key, image: image, clean=source, victim=made.weights)
 
     def step(state, start):
         with mock.patch.object(anp, "random_noise", lambda *arguments: start):
@@ -82,7 +83,7 @@ def ours(made, image, label, inner_steps, starts):
     state, step, found = stage.init(None, given, None), jax.jit(step), []
     for start in starts:
         state = step(state, start)
-        found.append(state.mask)
+        found.append(state.moving)
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.types import Batch, Given, Poison, Source
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 ROWS, BATCH, SIZE, PORTION, WINDOW, TARGET, LOSS = 16, 8, 32, 0.75, 1000, 3, 0.5
@@ -36,17 +36,20 @@ def ours(made: common.Pair, settings: str, before: float):
     """The weights after two steps, the batches, and the triggered images; `before`: each loss of the window."""
     spec = lookup(f"{TEXT},{settings}", bdjax.ATTACKS, "attack")
     attack = bdjax.ATTACKS["blind"].make(made.net, (SIZE, SIZE, 3), common.CLASSES, **spec.static)
-    (stage,), given = attack.train, Given(spec.traced, lambda key, image: image, clean=source())
-    role = (jnp.arange(ROWS) < PORTION * ROWS).astype(jnp.int8)
-    state = stage.init(jax.random.key(0), given, Poison(role, source().read(jnp.arange(ROWS)).label, {}))
-    fit = state.fit.replace(weights=made.weights, step=jnp.int32(WINDOW))
-    state = state.replace(fit=fit, losses=jnp.full(WINDOW, before))
+    (stage,), role = attack.train, (jnp.arange(ROWS) < PORTION * ROWS).astype(jnp.int8)
+    carry = {"trigger": {}, "role": role}
+    given = Given(spec.traced, lambda key, image: image, whole=source(), carry=carry)
+    state = stage.init(jax.random.key(0), given, None)
+    window = {"losses": jnp.full(WINDOW, before), "step": jnp.int32(WINDOW)}
+    still = state.still | {"batch_stats": made.weights.batch_stats} | window
+    state = state.replace(moving=made.weights.params, still=still)
     orders = stage.order(jax.random.key(1), state, 0, given)
     step = jax.jit(lambda state, rows: stage.step(jax.random.key(0), state, rows, given)[0])
     for rows in orders:
         state = step(state, source().read(rows))
     image = source().read(jnp.arange(ROWS)).image
-    return state.fit.weights, orders, jax.vmap(lambda image: attack.query((), {}, image, 0))(image)
+    weights = stage.finish(None, state, given).weights
+    return weights, orders, jax.vmap(lambda image: attack.query((), {}, image, 0))(image)
 
 
 class Theirs:

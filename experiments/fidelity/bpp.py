@@ -18,7 +18,7 @@ import torch
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.types import Batch, Given, Poison, Source
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 ROWS, BATCH, SIZE, RATIO, NEGATIVES, LEVELS, TARGET = 24, 12, 16, 0.25, 0.35, 8, 3
@@ -38,23 +38,25 @@ class Run:
         self.image, self.label = images()
         attack = bdjax.ATTACKS["bpp"].make(made.net, self.image.shape[1:], common.CLASSES, **spec.static)
         (stage,) = attack.train
-        self.given = Given(spec.traced, lambda key, image: image, clean=Source(ROWS, self.read))
         role = (jnp.arange(ROWS) < RATIO * ROWS).astype(jnp.int8)
-        state = stage.init(jax.random.key(0), self.given, Poison(role, self.label, {}))
-        state = state.replace(fit=state.fit.replace(weights=made.weights))
+        self.given = Given(spec.traced, lambda key, image: image, whole=Source(ROWS, self.read))
+        self.given = self.given._replace(carry={"trigger": {}, "role": role})
+        state = stage.init(jax.random.key(0), self.given, None)
+        still = state.still | {"batch_stats": made.weights.batch_stats}
+        state = state.replace(moving=made.weights.params, still=still)
         self.orders = np.asarray(stage.order(jax.random.key(1), state, 0, self.given))
 
         @jax.jit
         def step(key, state, rows):
             seen = []
-            clean = Source(ROWS, lambda row: seen.append(row) or self.read(row))
-            return stage.step(key, state, rows, self.given._replace(clean=clean))[0], seen[0]
+            whole = Source(ROWS, lambda row: seen.append(row) or self.read(row))
+            return stage.step(key, state, rows, self.given._replace(whole=whole))[0], seen[0]
 
         self.partners = []
         for number, rows in enumerate(self.orders):
             state, drawn = step(jax.random.key(number), state, self.read(rows))
             self.partners.append(np.asarray(drawn))
-        self.weights = state.fit.weights
+        self.weights = stage.finish(None, state, self.given).weights
         self.query = jax.vmap(lambda image: attack.query((), {}, image, 0))(self.image)
 
     def read(self, row):

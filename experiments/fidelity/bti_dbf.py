@@ -180,21 +180,21 @@ def ours(text: str, made: common.Pair, start: dict) -> list:
     spec = lookup(f"{text},preset=released,width={WIDTH}", bdjax.DEFENSES, "defense")
     stages = bdjax.DEFENSES[spec.name].make(made.net, (SIZE, SIZE, 3), common.CLASSES, **spec.static)
     given = Given(spec.traced, lambda key, image: image, clean=source(), victim=made.weights)
-    key, left, previous, mask = jax.random.key(0), [], None, None
+    key, left, weights, mask = jax.random.key(0), [], None, None
     for stage in stages:
-        state = stage.init(key, given, previous)
-        if previous is None:
-            still = {"mean": jnp.zeros(3), "deviation": jnp.ones(3)}
-            state = state.replace(learned=start, kept=state.kept | {"pixels": still})
-        elif "statistics" in state.kept and "mask" not in state.kept:
-            mask = iter(masks(state.learned.shape)) if mask is None else mask
-            state = state.replace(learned=jnp.asarray(next(mask)))
-        step = jax.jit(lambda state, rows, stage=stage: stage.step(key, state, rows, given)[0])
+        state = stage.init(key, given, weights)
+        if weights is None:
+            pixels = {"mean": jnp.zeros(3), "deviation": jnp.ones(3)}
+            state = state.replace(moving=start, still=state.still | {"pixels": pixels})
+        elif "statistics" in state.still:
+            mask = iter(masks(state.moving.shape)) if mask is None else mask
+            state = state.replace(moving=jnp.asarray(next(mask)))
+        step = jax.jit(lambda state, rows, stage=stage, given=given: stage.step(key, state, rows, given)[0])
         for _ in range(stage.epochs):
             for rows in batches():
                 state = step(state, rows)
-        previous = stage.finish(key, state, given)
-        left.append(previous)
+        left.append(stage.finish(key, state, given))
+        weights, given = left[-1].weights, given._replace(carry=left[-1].carry)
     return left
 
 

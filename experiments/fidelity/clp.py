@@ -25,7 +25,7 @@ def ours(made):
 
     def pruned(u):
         given = Given(spec.traced | {"u": u}, None, victim=made.weights)
-        return stage.step(jax.random.key(0), stage.init(None, given, None), None, given)[0].weights.params
+        return stage.step(jax.random.key(0), stage.init(None, given, None), None, given)[0].params
 
     pruned = jax.jit(pruned)
     return [pruned(u) for u in THRESHOLDS]

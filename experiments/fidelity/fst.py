@@ -88,12 +88,13 @@ def ours(text, made, begun, image, label):
     (stage,) = bdjax.DEFENSES[spec.name].make(made.net, image.shape[1:], common.CLASSES, **spec.static)
     source = Source(len(label), lambda row: None)
     given = Given(spec.traced, lambda key, image: image, clean=source, victim=made.weights)
-    state = stage.init(jax.random.key(0), given, None).replace(weights=begun)
+    state = stage.init(jax.random.key(0), given, None)
+    state = state.replace(moving=begun.params, still=state.still | {"batch_stats": begun.batch_stats})
     step = jax.jit(lambda state, rows: stage.step(jax.random.key(0), state, rows, given)[0])
     for half in halves(image, label):
         rows = Batch(jnp.asarray(half[0]), jnp.asarray(half[1]), jnp.arange(len(half[1])), jnp.ones(len(half[1])))
         state = step(state, rows)
-    return state.weights
+    return stage.finish(None, state, given).weights
 
 
 def halves(image, label):

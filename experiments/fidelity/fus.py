@@ -14,43 +14,46 @@ import numpy as np
 import torch
 
 import bdjax
-from bdjax import train
+from bdjax import sources, train
 from bdjax.cards import lookup
 from bdjax.keys import stream
-from bdjax.types import Batch, Given, Source, Trained
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 ROWS, POOL, BATCH, EPOCHS, TARGET = 40, 12, 16, 70, 0
 
 
 def data():
-    """A source of clean rows and then their copies with a white corner and the target as label; and true labels."""
+    """Clean rows, and their copies with a white corner and the target as label."""
     image, label = common.batch(ROWS)
     copies = image.copy()
     copies[:, -3:, -3:] = 1
-    image, wanted = (jnp.concatenate(both) for both in ((image, copies), (label, np.full_like(label, TARGET))))
 
-    def read(row):
-        return Batch(image[row], wanted[row], row, (row >= 0).astype(image.dtype))
+    def source(image, label):
+        image, label = jnp.asarray(image), jnp.asarray(label)
+        return Source(ROWS, lambda row: Batch(image[row], label[row], row, (row >= 0).astype(image.dtype)))
 
-    return Source(2 * ROWS, read), label
+    return source(image, label), source(copies, np.full_like(label, TARGET))
 
 
-def ours(made, source, label):
-    """The state after a round, what it leaves, the first pool and the orders of all passes."""
+def ours(made, whole, stamped):
+    """What a round leaves, forgetting events, the first pool and the orders of all passes."""
     spec = lookup(f"fus:rounds=1,batch={BATCH}", bdjax.SELECTIONS, "selection")
     (stage,) = bdjax.SELECTIONS["fus"].make(made.net, (32, 32, 3), common.CLASSES, **spec.static).search(POOL)
-    given = Given(spec.traced, lambda key, image: image, train=source)
     key, priority = jax.random.key(0), jax.random.uniform(jax.random.key(1), (ROWS,))
-    state = stage.init(key, given, Trained(None, {"priority": priority, "count": jnp.int32(POOL)}))
-    state = state.replace(fit=state.fit.replace(weights=made.weights))
+    carry = {"priority": priority, "count": jnp.int32(POOL), "round": jnp.int32(0)}
+    given = Given(spec.traced, lambda key, image: image, whole=whole, stamped=stamped, carry=carry)
+    state = stage.init(key, given, None)
+    still = state.still | {"batch_stats": made.weights.batch_stats}
+    state = state.replace(moving=made.weights.params, still=still)
     orders = [np.asarray(stage.order(stream(key, str(epoch)), state, epoch, given)) for epoch in range(EPOCHS)]
+    source = stage.source(given)
     step = jax.jit(lambda state, rows: stage.step(key, state, source.read(rows), given)[0])
     after = state
     for rows in np.concatenate(orders):
         after = step(after, rows)
-    priority = np.asarray(train.finish(stage, key, after, given).carry["priority"])
-    return after, priority, np.flatnonzero(state.pool), orders
+    left = train.finish(stage, key, after, given)
+    return left, np.asarray(after.still["forgotten"]), np.flatnonzero(state.still["pool"]), orders
 
 
 class Loader:
@@ -110,12 +113,13 @@ def theirs(folder, made, source, label, pool, orders):
 
 def compare(folder):
     """Relative differences of what a round changes, of its events and of those of the rows that it keeps."""
-    made, (source, label) = common.pair(), data()
-    state, priority, pool, orders = ours(made, source, label)
+    made, (whole, stamped) = common.pair(), data()
+    left, found, pool, orders = ours(made, whole, stamped)
+    source, label = sources.concatenated(whole, stamped), np.asarray(whole.read(jnp.arange(ROWS)).label)
     module, events, kept = theirs(folder, made, source, label, pool, orders)
-    found, after = np.asarray(state.forgotten), common.weights(made.net, module)
-    changed = [jax.tree.map(jnp.subtract, one, made.weights) for one in (state.fit.weights, after)]
-    first = np.argsort(-priority)[: POOL // 2]
+    after = common.weights(made.net, module)
+    changed = [jax.tree.map(jnp.subtract, one, made.weights) for one in (left.weights, after)]
+    first = np.argsort(-np.asarray(left.carry["priority"]))[: POOL // 2]
     print(f"  forgetting events {events.tolist()}")
     return {
         "parameters": common.relative(changed[0].params, changed[1].params),

@@ -19,7 +19,7 @@ import torch
 import bdjax
 from bdjax.cards import lookup
 from bdjax.models.hourglass import MEAN, STD
-from bdjax.types import Batch, Given, Poison, Source
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 ROWS, BATCH, SIZE, RATIO, TARGET, HALVINGS = 16, 8, 16, 0.375, 3, 3
@@ -98,14 +98,14 @@ def source() -> Source:
 
 
 def batches(orders) -> list:
-    """For each half of our orders (steps, 2 BATCH), the batches as theirs reads them."""
-    halves = []
-    for half in np.split(np.asarray(orders), 2, axis=1):
-        read = [source().read(jnp.asarray(rows)) for rows in half]
-        halves.append(
+    """For each of our two orders (steps, BATCH), the batches as theirs reads them."""
+    found = []
+    for name in ("first", "second"):
+        read = [source().read(rows) for rows in orders[name]]
+        found.append(
             [((common.to_torch(rows.image) - MEAN) / STD, torch.tensor(np.asarray(rows.label)).long()) for rows in read]
         )
-    return halves
+    return found
 
 
 def network(made: common.Pair) -> common.Pair:
@@ -120,28 +120,30 @@ def compare(folder) -> dict[str, float]:
     made = network(common.pair(size=SIZE))
     spec = lookup(TEXT, bdjax.ATTACKS, "attack")
     attack = bdjax.ATTACKS["input_aware"].make(made.net, (SIZE, SIZE, 3), common.CLASSES, **spec.static)
-    given = Given(spec.traced, lambda key, image: image, clean=source())
+    given = Given(spec.traced, lambda key, image: image, whole=source())
     with tempfile.TemporaryDirectory() as place:
         other = Theirs(folder, made.module, place)
         before = {"mask": weights(other.mask), "pattern": weights(other.pattern)}
         role = (jnp.arange(ROWS) < RATIO * ROWS).astype(jnp.int8)
-        previous, orders = Poison(role, source().read(jnp.arange(ROWS)).label, before), []
+        given, orders = given._replace(carry={"trigger": before, "role": role}), []
         for number, stage in enumerate(attack.train):
-            state = stage.init(jax.random.key(number), given, previous)
+            state = stage.init(jax.random.key(number), given, made.weights)
             orders.append(stage.order(jax.random.key(number), state, 0, given))
-            step = jax.jit(lambda state, rows, stage=stage: stage.step(jax.random.key(0), state, rows, given)[0])
-            for rows in orders[-1]:
-                state = step(state, source().read(rows))
-            previous = stage.finish(jax.random.key(number), state, given)
-            previous = previous.replace(weights=previous.weights if number else made.weights)
+            step = jax.jit(
+                lambda state, rows, stage=stage, given=given: stage.step(jax.random.key(0), state, rows, given)[0]
+            )
+            for pair in zip(*orders[-1].values(), strict=True):
+                state = step(state, {name: source().read(rows) for name, rows in zip(orders[-1], pair, strict=True)})
+            trained = stage.finish(jax.random.key(number), state, given)
+            given = given._replace(carry=trained.carry)
         other.run(*map(batches, orders))
         image = source().read(jnp.arange(ROWS)).image
-        query = jax.vmap(lambda image: attack.query((), previous.carry, image, 0))(image)
+        query = jax.vmap(lambda image: attack.query((), trained.carry, image, 0))(image)
         found = {"triggered images": common.relative(query, other.triggered(image))}
     after = {"mask": weights(other.mask), "pattern": weights(other.pattern)}
     classifier = {"params": 0, "batch_stats": 0}
-    trees = {name: (previous.carry[name], after[name], before[name]) for name in after}
-    whole = (previous.weights, common.weights(made.net, other.classifier), made.weights)
+    trees = {name: (trained.carry[name], after[name], before[name]) for name in after}
+    whole = (trained.weights, common.weights(made.net, other.classifier), made.weights)
     trees["classifier"] = tuple({part: getattr(one, part) for part in classifier} for one in whole)
     for name, (ours, new, old) in trees.items():
         for part, what in (("params", "parameters"), ("batch_stats", "statistics")):

@@ -21,7 +21,7 @@ import torchvision  # noqa: F401, before what it looks for is stood in for
 import bdjax
 from bdjax.cards import lookup
 from bdjax.models.hourglass import MEAN, STD
-from bdjax.types import Batch, Given, Poison, Source, Trained
+from bdjax.types import Batch, Given, Source, Trained
 from experiments.fidelity import common
 
 ROWS, BATCH, SIZE, TARGET, EPSILON, WEIGHT, HALVINGS = 16, 8, 16, 3, 0.02, 0.4, 4
@@ -139,21 +139,28 @@ def ours(made: common.Pair, text: str, before: dict):
     """The attack, what its stages leave, and the rows of their batches an epoch."""
     spec = lookup(text, bdjax.ATTACKS, "attack")
     attack = bdjax.ATTACKS["lira"].make(made.net, (SIZE, SIZE, 3), common.CLASSES, **spec.static)
-    given = Given(spec.traced, lambda key, image: image, clean=source())
     trigger = {"generator": before, "epsilon": jnp.array(EPSILON)}
-    previous = Poison(jnp.ones(ROWS, jnp.int8), source().read(jnp.arange(ROWS)).label, trigger)
-    orders = []
+    carry = {"trigger": trigger, "role": jnp.ones(ROWS, jnp.int8)}
+    given = Given(spec.traced, lambda key, image: image, whole=source(), carry=carry)
+    trained, orders = None, []
     for number, stage in enumerate(attack.train):
-        state = stage.init(jax.random.key(number), given, previous)
+        state = stage.init(jax.random.key(number), given, None if trained is None else trained.weights)
         if not number:
-            state = state.replace(fit=state.fit.replace(weights=made.weights))
-        step = jax.jit(lambda state, rows, stage=stage: stage.step(jax.random.key(0), state, rows, given)[0])
+            moving = state.moving | {"params": made.weights.params}
+            still = state.still | {"batch_stats": made.weights.batch_stats}
+            state = state.replace(moving=moving, still=still)
+        step = jax.jit(
+            lambda state, rows, stage=stage, given=given: stage.step(jax.random.key(0), state, rows, given)[0]
+        )
         for epoch in range(stage.epochs):
+            if stage.renew is not None:
+                state = stage.renew(jax.random.key(epoch), state, {}, epoch, given)
             orders.append(stage.order(jax.random.key(epoch), state, epoch, given))
             for rows in orders[-1]:
                 state = step(state, source().read(rows))
-        previous = stage.finish(jax.random.key(number), state, given)
-    return attack, previous, orders
+        trained = stage.finish(jax.random.key(number), state, given)
+        given = given._replace(carry=trained.carry)
+    return attack, trained, orders
 
 
 def changes(made: common.Pair, trained: Trained, before: dict, generator, classifier) -> dict[str, float]:

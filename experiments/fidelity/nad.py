@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.types import Batch, Given, Source, Trained
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 STEPS, TEACHER = 3, 7  # how many, and the seed of the teacher's weights
@@ -43,11 +43,12 @@ def ours(text, made, teacher, image, label):
     rows = Batch(jnp.asarray(image), jnp.asarray(label), jnp.arange(len(label)), jnp.ones(len(label)))
     source = Source(len(label), lambda row: rows)
     given = Given(spec.traced, lambda key, image: image, clean=source, victim=made.weights)
-    state, found = stage.init(jax.random.key(0), given, Trained(teacher.weights)), []
+    given = given._replace(carry={"teacher": teacher.weights})
+    state, found = stage.init(jax.random.key(0), given, None), []
     step = jax.jit(lambda state: stage.step(jax.random.key(0), state, rows, given)[0])
     for _ in range(STEPS):
         state = step(state)
-        found.append(state.weights)
+        found.append(stage.finish(None, state, given).weights)
     return found
 
 

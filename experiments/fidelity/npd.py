@@ -21,7 +21,7 @@ import bdjax
 from bdjax import train
 from bdjax.cards import lookup
 from bdjax.models.polarizer import OWN
-from bdjax.types import Batch, Given, Source, Trained
+from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
 WIDTH = 4
@@ -67,15 +67,15 @@ def ours(made, image, label, text):
     stages = bdjax.DEFENSES["npd"].make(made.net, image.shape[1:], common.CLASSES, **spec.static)
     rows = Batch(jnp.asarray(image), jnp.asarray(label), jnp.arange(len(label)), jnp.ones(len(label)))
     given = Given(spec.traced, None, clean=Source(len(label), lambda row: rows), victim=made.weights)
-    previous, start = None, None
+    weights, start = None, None
     for number, stage in enumerate(stages):
-        state = train.begin(stage, jax.random.key(0), given, previous)[0]
-        start = state.weights if start is None else start
+        state = train.begin(stage, jax.random.key(0), given, weights)[0]
+        start = stage.finish(None, state, given).weights if start is None else start
         step = jax.jit(lambda state, stage=stage: stage.step(jax.random.key(0), state, rows, given)[0])
         for _ in range(MAIN if number == len(stages) - 1 else WARMUP):
             state = step(state)
-        previous = Trained(state.weights)
-    return tuple((weights.params[OWN], weights.batch_stats[OWN]) for weights in (previous.weights, start))
+        weights = stage.finish(None, state, given).weights
+    return tuple((each.params[OWN], each.batch_stats[OWN]) for each in (weights, start))
 
 
 def compare(folder):

@@ -13,10 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 import torchvision
 
 import bdjax
-from bdjax import optimizers
 from bdjax.audits.reactivation import REACTIVATION, objective
 from bdjax.cards import lookup
 from bdjax.models.perturbation import perturbation
+from bdjax.train import optimizers
 from bdjax.types import Batch, Given, Weights
 from experiments.fidelity import common
 from experiments.fidelity.retuning import batches, statements

@@ -49,11 +49,11 @@ def ours(made, image, label):
         passes += int(info["unlearning"])
     for share in SHARES:
         trained = unlearn.finish(key, state, door(share))
-        tuned = tune.init(key, given, trained)
+        tuned = tune.init(key, given, trained.weights)
         orders = tune.order(key, tuned, 0, given)
         for row in list(orders) * EPOCHS:
             tuned, _ = steps[1](tuned, read(row))
-        found.append((trained.weights, tuned.weights))
+        found.append((trained.weights, tune.finish(key, tuned, given).weights))
     return found, np.asarray(orders), passes
 
 
