@@ -17,9 +17,9 @@ _WHERE = {
     "SELECTIONS": "selections",
     "Study": "study",
     "evaluate": "metrics",
-    "load": "io.results",
-    "load_curves": "io.results",
-    "run": "engine",
+    "load": "io.store.results",
+    "load_curves": "io.store.results",
+    "run": "engine.run",
 }
 
 __all__ = [

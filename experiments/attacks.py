@@ -17,12 +17,13 @@ import sys
 from pathlib import Path
 
 import bdjax
-from bdjax import report, samples
+from bdjax import report
 from bdjax.cards import split
 from bdjax.cli import status
 from bdjax.cli.conduct import conduct
+from bdjax.engine import samples
+from bdjax.metrics.stealth import stealth
 from bdjax.report.wording import whole
-from bdjax.stealth import stealth
 from experiments.changes import changes
 from experiments.subset import subset
 

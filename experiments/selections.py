@@ -14,7 +14,7 @@ from pathlib import Path
 import bdjax
 from bdjax.cli import status
 from bdjax.cli.conduct import conduct
-from bdjax.io.results import OK
+from bdjax.io.store.results import OK
 from bdjax.report.statistics import estimates
 from bdjax.report.wording import points, whole
 

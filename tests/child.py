@@ -13,8 +13,8 @@ import jax
 import tiny
 
 import bdjax
-from bdjax import chunks, programs
-from bdjax.progress import Silent
+from bdjax.engine import chunks, programs
+from bdjax.engine.progress import Silent
 
 
 class Printed(Silent):

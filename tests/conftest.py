@@ -40,4 +40,4 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def usual_driver(monkeypatch):
     """Studies that name no driver take the usual one unmeasured: measuring compiles several programs."""
-    monkeypatch.setattr("bdjax.drivers.measured", lambda *asked: {})
+    monkeypatch.setattr("bdjax.engine.drivers.measured", lambda *asked: {})

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.abl import ABL, floored, ranked
 from bdjax.models import MODELS
 from bdjax.train import optimizers

@@ -7,8 +7,8 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.data.images import to_uint8
 from bdjax.errors import InvalidInput
-from bdjax.images import to_uint8
 from bdjax.keys import root
 from bdjax.types import COVER, POISONED
 

@@ -7,7 +7,7 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.attacks.adaptive_patch import quarter
-from bdjax.attacks.patches import corners, disc, emblem, noise_square, together
+from bdjax.attacks.parts.patches import corners, disc, emblem, noise_square, together
 from bdjax.cards import lookup
 from bdjax.keys import root
 from bdjax.types import COVER, POISONED

@@ -1,6 +1,6 @@
 """Content addresses of a canonical study are pinned: whoever moves one makes everybody's stored models anew.
 
-An address may change only with the version of a card, or with `work.ENGINE`. Then `python tests/test_addresses.py`
+An address may change only with the version of a card, or with `resolve.ENGINE`. Then `python tests/test_addresses.py`
 writes the new ones, and the difference belongs into the same commit as the raised version.
 """
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tiny
 
-from bdjax import work
 from bdjax.audits import AUDITS
 from bdjax.defenses import DEFENSES
-from bdjax.jobs import plan
+from bdjax.study import resolve
+from bdjax.study.jobs import plan
 
 PINNED = Path(__file__).parent / "reference" / "addresses.json"
 
@@ -35,7 +35,7 @@ def addresses(folder: Path) -> dict[str, str]:
     """The first sixteen digits of the address of everything that the studies come to, by what it is."""
     found = {}
     for study, fields in STUDIES.items():
-        planned = plan(work.resolve(tiny.study(folder, **COMMON | fields)))
+        planned = plan(resolve.resolve(tiny.study(folder, **COMMON | fields)))
         for job in planned.jobs:
             names = (study, job.kind, job.attack, job.method, job.audit, job.count, job.model and job.model[:4])
             found[" ".join(str(name) for name in names if name is not None)] = job.address[:16]
@@ -43,7 +43,7 @@ def addresses(folder: Path) -> dict[str, str]:
 
 
 def test_addresses_are_those_that_stored_studies_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_rehearse", lambda resolved: None)
+    monkeypatch.setattr(resolve, "_rehearse", lambda resolved: None)
     pinned, found = json.loads(PINNED.read_text()), addresses(tmp_path)
     changed = [name for name in sorted({*pinned, *found}) if pinned.get(name) != found.get(name)]
     assert not changed, "raise the card's version, then run: python tests/test_addresses.py"
@@ -57,11 +57,11 @@ def test_every_defense_and_audit_is_pinned():
 
 def test_what_changes_the_clean_model_changes_what_reads_it(tmp_path, monkeypatch):
     # Under an attack that trains its victim by itself the study's recipe makes the clean model alone.
-    monkeypatch.setattr(work, "_rehearse", lambda resolved: None)
+    monkeypatch.setattr(resolve, "_rehearse", lambda resolved: None)
     own = "wanet:epochs=3,batch=32,learning_rate=0.05,momentum=0.9,weight_decay=0.0005"
     asked = {"attacks": (own,), "audits": ("reactivation", "retuning"), "model": "small_cnn:width=2", "ratios": (0.1,)}
     recipes = (f"{tiny.RECIPE},smoothing={share}" for share in (0, 0.1))
-    one, two = (plan(work.resolve(tiny.study(tmp_path, **asked, recipe=recipe))).cells for recipe in recipes)
+    one, two = (plan(resolve.resolve(tiny.study(tmp_path, **asked, recipe=recipe))).cells for recipe in recipes)
     for before, after in zip(one, two, strict=True):
         assert before["model"] == after["model"]
         assert before["audits"]["retuning"] == after["audits"]["retuning"]
@@ -69,7 +69,7 @@ def test_what_changes_the_clean_model_changes_what_reads_it(tmp_path, monkeypatc
 
 
 if __name__ == "__main__":
-    work._rehearse = lambda resolved: None
+    resolve._rehearse = lambda resolved: None
     with tempfile.TemporaryDirectory() as folder:
         PINNED.write_text(json.dumps(addresses(Path(folder)), indent=1, sort_keys=True) + "\n")
     sys.stdout.write(f"{PINNED}\n")

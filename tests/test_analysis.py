@@ -11,8 +11,8 @@ import xarray as xr
 
 import bdjax
 from bdjax import ANALYSES, InvalidInput
-from bdjax.analysis import stored
-from bdjax.io.store import Store, read_json
+from bdjax.analysis.parts import stored
+from bdjax.io.store.store import Store, read_json
 from bdjax.types import Trained
 
 ATTACK = "badnets:size=4"

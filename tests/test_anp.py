@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.anp import ANP, Noise, gradient, masked, random_noise, worst
 from bdjax.defenses.none import NONE
-from bdjax.defenses.pruning import prune_scales
+from bdjax.defenses.parts.pruning import prune_scales
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
 from bdjax.types import Batch, Data, Given, Layer, Net, Source, Weights

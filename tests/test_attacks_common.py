@@ -11,10 +11,10 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.data.poison import counted
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
 from bdjax.models import MODELS
-from bdjax.poison import counted
 from bdjax.types import CLEAN, POISONED, Data
 
 SHAPE, CLASSES, ROWS, TARGET = (16, 16, 3), 4, 32, 1

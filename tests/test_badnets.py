@@ -6,8 +6,8 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.data.images import to_uint8
 from bdjax.errors import InvalidInput
-from bdjax.images import to_uint8
 
 
 def build(settings: str = "", shape=(32, 32, 3), classes=10):

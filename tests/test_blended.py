@@ -7,7 +7,7 @@ import pytest
 from bdjax.attacks import ATTACKS
 from bdjax.attacks.blended import cartoon, mixture
 from bdjax.cards import lookup
-from bdjax.images import to_uint8
+from bdjax.data.images import to_uint8
 
 
 def ramp() -> np.ndarray:

@@ -7,12 +7,13 @@ import pytest
 import tiny
 
 from bdjax import train
-from bdjax.attacks import ATTACKS, portions
-from bdjax.attacks.balance import balanced, divisor, least
-from bdjax.attacks.blind_training import attacking
+from bdjax.attacks import ATTACKS
+from bdjax.attacks.training import portions
+from bdjax.attacks.training.balance import balanced, divisor, least
+from bdjax.attacks.training.blind_training import attacking
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.keys import root
-from bdjax.sources import split
 from bdjax.types import Data, Given, Net, Weights
 
 SHAPE = (16, 16, 3)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax.attacks import ATTACKS, partners
-from bdjax.attacks.quantization import dithered, quantized
+from bdjax.attacks import ATTACKS
+from bdjax.attacks.parts import partners
+from bdjax.attacks.parts.quantization import dithered, quantized
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
-from bdjax.sources import split
 from bdjax.train import fit
 from bdjax.types import COVER, POISONED, Data, Given, Net, Source, Weights
 

@@ -7,15 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.bti_dbf import BTI_DBF, unlearned
-from bdjax.defenses.inversion import Inverter, bounded, decoupling, detected, inverter, moments, restoring, reversing
-from bdjax.defenses.inversion_stages import mixed
+from bdjax.defenses.parts.inversion import (
+    Inverter,
+    bounded,
+    decoupling,
+    detected,
+    inverter,
+    moments,
+    restoring,
+    reversing,
+)
+from bdjax.defenses.parts.inversion_stages import mixed
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
-from bdjax.models.layers import Pass
-from bdjax.models.unet import Generator, InstanceNorm, Up, depth, unet
+from bdjax.models.auxiliary.unet import Generator, InstanceNorm, Up, depth, unet
+from bdjax.models.parts.layers import Pass
 from bdjax.types import Batch, Data, Given, Net, Source, Weights
 
 LOG3 = np.log(3)

@@ -15,8 +15,9 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import cli, sweep
+from bdjax import cli
 from bdjax.attacks import ATTACKS
+from bdjax.cells import lift
 from bdjax.cli import quickstart
 from bdjax.cli.run import seeds
 from bdjax.errors import InvalidInput
@@ -342,7 +343,7 @@ def test_quickstart_writes_table_and_page_and_then_has_nothing_to_do(capsys, fol
     def compile(*arguments):
         raise AssertionError("something was compiled again")
 
-    monkeypatch.setattr(sweep.Program, "compile", compile)
+    monkeypatch.setattr(lift.Program, "compile", compile)
     begun = time.perf_counter()
     assert cli.main(["quickstart", "--out", str(tmp_path), "--memory", "12GB"]) == 0
     assert capsys.readouterr().out == first

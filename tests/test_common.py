@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax import sources, stages
 from bdjax.analysis import ANALYSES
 from bdjax.attacks import ATTACKS
 from bdjax.audits import AUDITS
 from bdjax.cards import NEEDS, OF_DATASET, ORACLE, Card, Method, lookup
+from bdjax.cells import functions
+from bdjax.cells.functions import Cell, Scene, Shared
+from bdjax.cells.lift import batched, pick, stack
+from bdjax.data import sources
 from bdjax.defenses import DEFENSES
 from bdjax.detection import DETECTORS
-from bdjax.io.trees import load_trained, save_trained
+from bdjax.io.store.trees import load_trained, save_trained
 from bdjax.keys import number, root
 from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
-from bdjax.stages import Cell, Scene, Shared
-from bdjax.sweep import batched, pick, stack
 from bdjax.types import Audit, Data, Given, Stage, Trained, real
 
 SHAPE, CLASSES, ROWS, TESTED = (8, 8, 3), 3, 48, 12
@@ -157,7 +158,7 @@ def drawing():
     place = scene()
 
     def function(state, cell: Cell, shared: Shared):
-        cell, _ = stages.draw(place, cell, shared)
+        cell, _ = functions.draw(place, cell, shared)
         names = ("victim", "clean_model", "backdoored")
         keys = [jax.random.fold_in(root(cell.seed), number) for number in range(len(names))]
         return state, cell.replace(**{name: place.net.init(key) for name, key in zip(names, keys, strict=True)})
@@ -189,9 +190,9 @@ def whole(built: Built):
     def function(state, cell: Cell, shared: Shared, cut):
         sums, figures = {}, {}
         for index, one in enumerate(built.stages):
-            lifted, streams = stages.stage(place, one, needs), number(f"method {index}")
-            steps = stages.steps(place, one, needs, cell, shared)
-            carry, cell = lifted.begin((), cell, shared, streams)[1], stages.begun(cell)
+            lifted, streams = functions.stage(place, one, needs), number(f"method {index}")
+            steps = functions.steps(place, one, needs, cell, shared)
+            carry, cell = lifted.begin((), cell, shared, streams)[1], functions.begun(cell)
 
             def piece(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
                 middle = jnp.minimum(cut, steps)
@@ -202,8 +203,8 @@ def whole(built: Built):
             left, sums = lifted.finish(carry, cell, shared, streams)[1][0], carry[1]
             cell = cell.replace(left=left)
         if built.audit:
-            net = stages.wrapped(place.net, built.stages)
-            figures = stages.measure(place, built.audit, needs, net)(state, cell, shared)[1]
+            net = functions.wrapped(place.net, built.stages)
+            figures = functions.measure(place, built.audit, needs, net)(state, cell, shared)[1]
         return state, (cell.left, sums, figures)
 
     return function
@@ -301,7 +302,7 @@ def test_what_is_left_is_finite_and_can_be_kept(name, tmp_path):
 
 def test_weights_fit_the_network_that_is_left(name):
     found = run(name)
-    net = stages.wrapped(network(), found.built.stages)
+    net = functions.wrapped(network(), found.built.stages)
     weights = found.alone[0][0].weights
     wanted = jax.eval_shape(net.init, root(0))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), weights) == jax.tree.map(
@@ -324,7 +325,7 @@ def test_a_method_is_given_what_its_card_names_and_no_more(name):
     seen = []
 
     def look(cell: Cell, shared: Shared):
-        seen.append(stages.make_given(place, built.needs, cell, shared))
+        seen.append(functions.make_given(place, built.needs, cell, shared))
         return ()
 
     jax.eval_shape(look, pick(cells(PAIRS, [built.settings]), 0), shared())

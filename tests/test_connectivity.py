@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import geometry, sources, stages, train
+from bdjax import train
 from bdjax.audits.connectivity import CONNECTIVITY, comparable, scores
 from bdjax.cards import lookup
-from bdjax.models.layers import MOMENTUM
-from bdjax.models.statistics import reestimated
+from bdjax.cells import functions
+from bdjax.data import sources
+from bdjax.metrics import geometry
+from bdjax.models.parts.layers import MOMENTUM
+from bdjax.models.parts.statistics import reestimated
 from bdjax.types import Data, Given, Net, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3
@@ -190,8 +193,8 @@ def test_a_changed_network_gives_no_number(models):
     assert not comparable(wide, given) and comparable(net, given._replace(victim=models[0]))
     # One that wraps the network and leaves the weights' structure is no point of the same space either.
     (stage,) = audit(net)[0].stages
-    wrapped = stages.wrapped(net, [stage._replace(wrap=lambda net: Net(net.init, net.apply, ()))])
-    assert wrapped.plain is net and stages.wrapped(net, [stage]) is net
+    wrapped = functions.wrapped(net, [stage._replace(wrap=lambda net: Net(net.init, net.apply, ()))])
+    assert wrapped.plain is net and functions.wrapped(net, [stage]) is net
     assert not comparable(wrapped, given._replace(victim=models[0]))
     assert float(found.pop("comparable")) == 0
     assert found["straight_asr"].shape == (3,) and found["bend_barrier"].shape == ()

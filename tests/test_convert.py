@@ -8,8 +8,8 @@ import pytest
 from reference.filling import fill, images
 
 from bdjax.errors import InvalidInput
+from bdjax.io.foreign.torch_weights import from_torch
 from bdjax.models import MODELS
-from bdjax.models.convert import from_torch
 
 NAMES = ("preact_resnet18", "resnet18")
 WIDTH, SIZE = 4, 16

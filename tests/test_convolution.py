@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from bdjax.models import convolution as forms
-from bdjax.models.convolution import FORMS, convolve
+from bdjax.models.parts import convolution as forms
+from bdjax.models.parts.convolution import FORMS, convolve
 
 CASES = {
     "padded": ((2, 7, 6, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),

@@ -6,10 +6,10 @@ import tiny
 
 import bdjax
 from bdjax import metrics
+from bdjax.cells.functions import Cell, Scene, Shared, paired, score
+from bdjax.data.poison import NO_ATTACK
+from bdjax.data.sources import mapped, split
 from bdjax.keys import root
-from bdjax.poison import NO_ATTACK
-from bdjax.sources import mapped, split
-from bdjax.stages import Cell, Scene, Shared, paired, score
 from bdjax.types import Data, Net, Poison, Weights
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
-from bdjax.images import to_uint8
+from bdjax.data.images import to_uint8
 from bdjax.keys import root
 from bdjax.types import POISONED
 

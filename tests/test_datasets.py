@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from bdjax.errors import InvalidInput
-from bdjax.io import decode, digits, folders, tfds
-from bdjax.io.datasets import DATASETS, dataset, load
-from bdjax.io.npz import NAMES
-from bdjax.io.splits import Splits, digest
+from bdjax.io.datasets import DATASETS, dataset, decode, digits, folders, load, tfds
+from bdjax.io.datasets.npz import NAMES
+from bdjax.io.datasets.splits import Splits, digest
 
 
 def pixels(count: int, *shape: int) -> np.ndarray:

@@ -15,12 +15,16 @@ import tiny
 import xarray as xr
 
 import bdjax
-from bdjax import cards, chunks, drivers, memory, poison, programs, train, work
+from bdjax import cards, train
+from bdjax.cells import memory
+from bdjax.cells.functions import Shared
+from bdjax.data import poison
 from bdjax.defenses import DEFENSES
+from bdjax.engine import chunks, drivers, programs
 from bdjax.errors import InvalidInput
-from bdjax.io import results
-from bdjax.io.checkpoints import Checkpoint
-from bdjax.stages import Shared
+from bdjax.io.store import results
+from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.study import resolve
 from bdjax.train import recipes
 from bdjax.types import Attack, Poison, Stage, Trained, Weights
 
@@ -181,7 +185,9 @@ def test_drivers_agree(kept, data, driver, defenses):
 def test_auto_measures_once_and_the_plan_is_kept(data, folder, monkeypatch):
     monkeypatch.setattr("jax.local_device_count", lambda: 1)
     measured = []
-    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, *how: measured.append(how) or len(measured))
+    monkeypatch.setattr(
+        "bdjax.engine.drivers._seconds", lambda work, shared, *how: measured.append(how) or len(measured)
+    )
     for out in ("one", "two", "one"):
         found = bdjax.run(tiny.study(data, driver="auto", seeds=(0,), ratios=(0.0,)), data / f"auto-{out}")
         assert found.attrs["driver"] == "map"
@@ -207,18 +213,18 @@ def test_the_usual_driver_gives_way_to_a_clearly_faster_one(data, monkeypatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("jax.local_device_count", lambda: 1)
     found = dict(zip(drivers.candidates(), seconds, strict=True))
-    monkeypatch.setattr("bdjax.drivers._seconds", lambda work, shared, *how: found[how])
-    asked = work.resolve(tiny.study(data, driver="auto"))
+    monkeypatch.setattr("bdjax.engine.drivers._seconds", lambda work, shared, *how: found[how])
+    asked = resolve.resolve(tiny.study(data, driver="auto"))
     assert drivers.choose(asked, Shared(asked.dataset.train, asked.dataset.test)) == chosen
 
 
 def test_several_devices_share_and_the_form_is_measured(data, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = work.resolve(tiny.study(data, driver="auto"))
+    asked = resolve.resolve(tiny.study(data, driver="auto"))
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (asked.dataset.train, asked.dataset.test)))
     found = drivers.measured(asked, shared)
     assert set(found) == {"shard suited", "shard mapped", "shard patches"} and min(found.values()) > 0
-    monkeypatch.setattr("bdjax.drivers._seconds", None)
+    monkeypatch.setattr("bdjax.engine.drivers._seconds", None)
     assert drivers.measured(asked, shared) == found and drivers.choose(asked, shared)[0] == "shard"
 
 
@@ -226,8 +232,10 @@ def test_several_devices_share_and_the_form_is_measured(data, monkeypatch, tmp_p
 def test_a_long_step_is_measured_once_and_short_ones_after_the_first(monkeypatch, long, calls):
     made = []
     advance = lambda state, epoch, *steps: (state, made.append(steps) or ())  # noqa: E731
-    monkeypatch.setattr("bdjax.drivers.LONG", long)
-    monkeypatch.setattr("bdjax.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0, mesh=None)))
+    monkeypatch.setattr("bdjax.engine.drivers.LONG", long)
+    monkeypatch.setattr(
+        "bdjax.engine.drivers.prepared", lambda *asked: ([()], advance, SimpleNamespace(bytes=0, mesh=None))
+    )
     asked = SimpleNamespace(study=SimpleNamespace(memory="1TB"))
     assert drivers._seconds(asked, None, "map", "suited") > 0 and made == calls
 
@@ -271,8 +279,8 @@ def test_more_cells_than_fit_go_in_chunks(kept, data, monkeypatch):
     (victims,) = [key for key, group in plan(data / "wide").items() if group["label"].startswith("victims")]
     needed = plan(data / "wide")[victims]["bytes"]
     budgets = iter([needed - 1])
-    monkeypatch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
-    monkeypatch.setattr("bdjax.programs.memory.budget", lambda text, devices: next(budgets, 10**12))
+    monkeypatch.setattr("bdjax.engine.programs.memory", SimpleNamespace(**vars(memory)))
+    monkeypatch.setattr("bdjax.engine.programs.memory.budget", lambda text, devices: next(budgets, 10**12))
     found = bdjax.run(study, data / "narrow", recorder)
     entry = plan(data / "narrow")[victims]
     assert (entry["asked"], entry["capacity"]) == (2, 1) and needed / 4 < entry["bytes"] < needed
@@ -389,7 +397,7 @@ def test_a_cell_that_diverges_is_marked_and_leaves_the_others_alone(data):
 
 
 def weights(folder: Path, defense: str) -> dict[tuple, dict]:
-    from bdjax.io.trees import load_trained
+    from bdjax.io.store.trees import load_trained
 
     cells = json.loads((folder / "study.json").read_text())["cells"]
     return {
@@ -513,8 +521,8 @@ def test_too_little_memory_is_said_before_anything_is_trained(data, tmp_path, mo
     with pytest.raises(InvalidInput, match="give more --memory"):
         bdjax.run(tiny.study(data, memory="20MB"), tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("bdjax.programs.memory", SimpleNamespace(**vars(memory)))
-        patch.setattr("bdjax.programs.memory.budget", lambda text, devices: 1000)
+        patch.setattr("bdjax.engine.programs.memory", SimpleNamespace(**vars(memory)))
+        patch.setattr("bdjax.engine.programs.memory.budget", lambda text, devices: 1000)
         with pytest.raises(InvalidInput, match=r"victims clean: one cell needs \d+ MB in all.*give more --memory"):
             bdjax.run(tiny.study(data, driver=driver), tmp_path / "out")
     assert not tiny.files(tmp_path / "out", "models", "results")
@@ -554,7 +562,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, mo
     def killed(*_):
         raise SystemExit
 
-    for where in ("bdjax.io.checkpoints.write_atomically", "bdjax.io.checkpoints._checkpointer"):
+    for where in ("bdjax.io.store.checkpoints.write_atomically", "bdjax.io.store.checkpoints._checkpointer"):
         with monkeypatch.context() as patch:
             patch.setattr(where, killed)
             with pytest.raises(SystemExit):
@@ -567,6 +575,6 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, mo
 def test_a_writer_takes_its_share_of_what_is_missing(data, tmp_path, monkeypatch):
     sizes, run = [], chunks.run
     monkeypatch.setattr(chunks, "run", lambda *about: sizes.append(len(about[2])) or run(*about))
-    monkeypatch.setattr("bdjax.io.store.Store.writers", lambda store: 2)
+    monkeypatch.setattr("bdjax.io.store.store.Store.writers", lambda store: 2)
     bdjax.run(tiny.study(data, seeds=range(5), ratios=(0.0,), recipe="epochs=1,batch=32"), tmp_path)
     assert sizes == [3, 1, 1] * 2  # victims, and their scores

@@ -10,8 +10,8 @@ import pytest
 
 from bdjax.errors import InvalidInput
 from bdjax.io.files import check_memory, slug, write_atomically
-from bdjax.io.torch_files import load_state_dict
-from bdjax.io.trees import load_trained, load_tree, save_trained, save_tree
+from bdjax.io.foreign.torch_files import load_state_dict
+from bdjax.io.store.trees import load_trained, load_tree, save_trained, save_tree
 from bdjax.types import Trained, Weights
 
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, train
 from bdjax.cards import lookup
-from bdjax.defenses import heads
+from bdjax.data import sources
 from bdjax.defenses.fine_pruning import FINE_PRUNING, accuracies, activity, last, masks, without
+from bdjax.defenses.parts import heads
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
 from bdjax.types import Batch, Data, Given, Layer, Net, Source, Trained, Weights

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.fst import FST
 from bdjax.defenses.ft import FT
 from bdjax.errors import InvalidInput

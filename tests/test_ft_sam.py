@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.ft import FT
 from bdjax.defenses.ft_sam import FT_SAM, gradient, perturbation
 from bdjax.models import MODELS

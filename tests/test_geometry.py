@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import geometry, sources
-from bdjax.models.layers import BatchNorm
-from bdjax.models.network import network
-from bdjax.models.statistics import reestimated
+from bdjax.data import sources
+from bdjax.metrics import geometry
+from bdjax.models.parts.layers import BatchNorm
+from bdjax.models.parts.network import network
+from bdjax.models.parts.statistics import reestimated
 from bdjax.types import Data, Net, Weights
 
 

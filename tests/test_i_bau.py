@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.i_bau import (
-    I_BAU,
-    ascended,
-    bounded,
-    hypergradient,
-    inner_loss,
-    marked,
-    unlearning_gradient,
-)
+from bdjax.data import sources
+from bdjax.defenses.i_bau import I_BAU, ascended, bounded, hypergradient, inner_loss, marked, unlearning_gradient
 from bdjax.models import MODELS
 from bdjax.types import Batch, Data, Given, Net, Weights
 

@@ -9,25 +9,27 @@ from pathlib import Path
 import pytest
 import tiny
 
+import bdjax
+
 PACKAGE = Path(__file__).parent.parent / "bdjax"
 
 LAYERS = (
-    ("errors", "types", "progress", "signals"),
-    ("cards", "keys", "images", "poison", "sources", "warp", "geometry", "memory", "optimizers", "plugins", "stealth"),
-    ("sweep", "recipes"),
-    ("metrics", "train", "models"),
-    ("attacks", "selections", "defenses", "audits", "detection"),
-    ("stages", "io", "study"),
-    ("ratios", "user_sets", "samples", "report"),
-    ("work",),
-    ("jobs", "drivers"),
-    ("groups", "index"),
-    ("programs",),
-    ("chunks",),
-    ("engine", "analysis", "bench"),
+    ("types", "errors"),
+    ("cards", "keys"),
+    ("data",),
+    ("metrics", "models"),
+    ("train",),
+    ("attacks", "selections", "detection", "audits"),
+    ("defenses",),
+    ("cells",),
+    ("io",),
+    ("study",),
+    ("engine",),
+    ("report",),
+    ("analysis", "bench"),
     ("cli",),
 )
-"""Modules and packages of bdjax from the bottom: each imports from layers below its own, a package also from itself."""
+"""Folders and modules of bdjax from the bottom: each imports from layers below its own, a folder also from itself."""
 
 CONFINED = {
     "flax.linen": ["models"],
@@ -56,7 +58,7 @@ LACKING = ("tyro", "tensorflow_datasets", "array_record", "h5netcdf")
 
 
 def unit(path: Path) -> str:
-    """The module of the package, or the package in it, that a file belongs to; bdjax for the package's own file."""
+    """The folder or module of the package that a file belongs to; bdjax for the package's own file."""
     first = path.relative_to(PACKAGE).with_suffix("").parts[0]
     return "bdjax" if first == "__init__" else first
 
@@ -92,9 +94,17 @@ def test_imports_point_down(path):
             assert own == "cli", f"{own} imports {name}"
 
 
+@pytest.mark.parametrize("folder", ["attacks", "selections", "defenses", "audits", "analysis", "models"])
+def test_in_a_methods_folder_every_file_is_an_entry_of_its_registry(folder):
+    registry = getattr(bdjax, folder.upper() if folder != "analysis" else "ANALYSES")
+    names = {name for name, method in registry.items() if method.make.__module__.startswith("bdjax.")}
+    files = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"}
+    assert files == names | ({"poisoned_set"} if folder == "attacks" else set())  # the entry of `set:PATH`
+
+
 @pytest.mark.parametrize(("own", "other"), [("attacks", "defenses"), ("defenses", "attacks")])
 def test_attacks_and_defenses_do_not_know_each_other(own, other):
-    files = sorted((PACKAGE / own).glob("*.py"))
+    files = sorted((PACKAGE / own).rglob("*.py"))
     assert files
     for path in files:
         assert not [name for name in imported(path) if name.startswith(f"bdjax.{other}")]

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax.attacks import ATTACKS, partners
-from bdjax.attacks.generators import Generators, distance, diversity_loss
-from bdjax.attacks.input_aware_training import pairs, two_orders
+from bdjax.attacks import ATTACKS
+from bdjax.attacks.parts import partners
+from bdjax.attacks.training.generators import Generators, distance, diversity_loss
+from bdjax.attacks.training.input_aware_training import pairs, two_orders
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.keys import root
-from bdjax.models.hourglass import doubled, hourglass
-from bdjax.models.layers import halved
-from bdjax.sources import split
+from bdjax.models.auxiliary.hourglass import doubled, hourglass
+from bdjax.models.parts.layers import halved
 from bdjax.types import COVER, POISONED, Data, Given, Net, Poison, Weights
 
 SHAPE = (16, 16, 3)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.steganography import Pace, lesson
+from bdjax.attacks.fitting.steganography import Pace, lesson
 from bdjax.cards import lookup
 from bdjax.keys import root
-from bdjax.models.pure import pure
-from bdjax.models.steganography import Straightened, coder, mapped
+from bdjax.models.auxiliary.steganography import Straightened, coder, mapped
+from bdjax.models.parts.pure import pure
 from bdjax.types import Data
 
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax import poison, stages
 from bdjax.cards import Method
+from bdjax.cells import functions
+from bdjax.data import poison
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
-from bdjax.groups import groups
-from bdjax.jobs import plan
+from bdjax.study.groups import groups
+from bdjax.study.jobs import plan
+from bdjax.study.resolve import resolve
 from bdjax.types import Data
-from bdjax.work import resolve
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +191,8 @@ def test_numpy_numbers_are_numbers(folder):
 def test_the_defenders_rows_and_the_poisoned_ones(folder, clean):
     work = resolve(tiny.study(folder, clean=clean, clean_ratio=0.5, valid_ratio=0.1, attacks=("badnets",)))
     scene = work.scene._replace(attack=work.attacks["badnets"][1])
-    data = stages.Shared(Data(work.dataset.train.image, work.dataset.train.label), work.dataset.test)
-    cell, overlap = stages.draw(scene, stages.Cell(np.uint32(3), np.int32(40), {}, {}), data)
+    data = functions.Shared(Data(work.dataset.train.image, work.dataset.train.label), work.dataset.test)
+    cell, overlap = functions.draw(scene, functions.Cell(np.uint32(3), np.int32(40), {}, {}), data)
     label = work.dataset.train.label
     assert np.bincount(label[cell.clean]).tolist() == [30] * 3
     assert np.bincount(label[cell.valid]).tolist() == [6] * 3

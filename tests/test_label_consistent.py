@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.hard_rows import ascend, perturbed
+from bdjax.attacks.fitting.hard_rows import ascend, perturbed
 from bdjax.attacks.label_consistent import corners
 from bdjax.cards import lookup
+from bdjax.data.images import to_uint8
 from bdjax.errors import InvalidInput
-from bdjax.images import to_uint8
 from bdjax.keys import root
 from bdjax.models import MODELS
 from bdjax.types import Data, Net, Weights

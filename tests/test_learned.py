@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bdjax.attacks import learned
+from bdjax.attacks.fitting import learned
 from bdjax.keys import root, stream
 
 IMAGE = jnp.arange(10, dtype=jnp.uint8)[:, None, None, None] * jnp.ones((1, 2, 2, 1), jnp.uint8)

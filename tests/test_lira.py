@@ -9,9 +9,9 @@ import tiny
 from bdjax import train
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.keys import root
-from bdjax.models.autoencoder import autoencoder, spread
-from bdjax.sources import split
+from bdjax.models.auxiliary.autoencoder import autoencoder, spread
 from bdjax.types import POISONED, Data, Given, Net, Poison, Weights
 
 SHAPE = (16, 16, 3)

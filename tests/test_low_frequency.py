@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
+from bdjax.attacks.fitting.universal import deepfool, fit_smooth, low_pass
 from bdjax.attacks.low_frequency import bump
-from bdjax.attacks.universal import deepfool, fit_smooth, low_pass
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.keys import root

@@ -10,10 +10,10 @@ import tiny
 
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
-from bdjax.io.splits import Splits
+from bdjax.io.datasets.splits import Splits
 from bdjax.models import MODELS
 from bdjax.models.airbench import whitening
-from bdjax.models.layers import BatchNorm, Pass, pad_to_multiple
+from bdjax.models.parts.layers import BatchNorm, Pass, pad_to_multiple
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SMALL = {name: {"width": 2} for name in ("small_cnn", "preact_resnet18", "resnet18", "airbench")}

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.attention import attention, distance, resolved, stage_ends
+from bdjax.data import sources
 from bdjax.defenses.ft import FT
 from bdjax.defenses.nad import NAD, distilled, repeated_statistics
+from bdjax.defenses.parts.attention import attention, distance, resolved, stage_ends
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
 from bdjax.types import Batch, Data, Given, Layer, Net, Weights

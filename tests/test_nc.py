@@ -7,10 +7,10 @@ import pytest
 
 from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.defenses import DEFENSES
 from bdjax.defenses.nc import rows_of
 from bdjax.keys import root
-from bdjax.sources import split
 from bdjax.train import inversion
 from bdjax.types import Data, Given, Layer, Net, Trained, Weights
 

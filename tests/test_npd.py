@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.defenses.npd import NPD, confusable, default_tap, perturbed, unlikely
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
-from bdjax.models.polarizer import forward, inserted, polarized
+from bdjax.models.auxiliary.polarizer import forward, inserted, polarized
 from bdjax.types import Data, Given, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3

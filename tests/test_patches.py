@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bdjax.attacks.patches import corners, disc, emblem, noise_square, place, span, together
+from bdjax.attacks.parts.patches import corners, disc, emblem, noise_square, place, span, together
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.pictures import identified, read_picture, read_pictures
+from bdjax.attacks.parts.pictures import identified, read_picture, read_pictures
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.edges import edges, grey, inked, sobel
-from bdjax.attacks.ink_training import Inking, augmented
+from bdjax.attacks.fitting.ink_training import Inking, augmented
+from bdjax.attacks.parts.edges import edges, grey, inked, sobel
 from bdjax.attacks.poison_ink import colour
 from bdjax.cards import lookup
 from bdjax.keys import root
-from bdjax.models.ink import apart, extractor, injector, linear, stretched, together
+from bdjax.models.auxiliary.ink import apart, extractor, injector, linear, stretched, together
 from bdjax.types import POISONED, Data
 
 SHAPE = (16, 16, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bdjax.errors import InvalidInput
-from bdjax.io.poisoned_sets import check_matches, load_set
+from bdjax.io.datasets.poisoned_sets import check_matches, load_set
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -9,10 +9,12 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import metrics, sources, work
+from bdjax import metrics
+from bdjax.data import sources
+from bdjax.data.poison import all_to_one
 from bdjax.errors import InvalidInput
-from bdjax.io.trees import load_trained
-from bdjax.poison import all_to_one
+from bdjax.io.store.trees import load_trained
+from bdjax.study import resolve
 from bdjax.types import Data
 
 
@@ -169,7 +171,7 @@ def test_a_defense_that_changes_the_network_is_scored_on_its_own(data):
         defenses=("none", npd),
     )
     found = bdjax.run(study, data / "npd")
-    built = work.resolve(study)
+    built = resolve.resolve(study)
     cells = {cell["defense"]: cell for cell in json.loads((data / "npd" / "study.json").read_text())["cells"]}
     attack, test = (
         built.attacks[tiny.ATTACK][1],

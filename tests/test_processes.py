@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax.io.trees import load_trained
+from bdjax.io.store.trees import load_trained
 
 STUDY = {"seeds": [0, 1, 2, 3], "defenses": ["none", "ft:epochs=2,batch=16"]}
 

@@ -1,6 +1,6 @@
 """What a study tells where stderr is no terminal."""
 
-from bdjax.progress import Lines
+from bdjax.engine.progress import Lines
 
 
 def test_lines_say_how_far_a_study_is(capsys):

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.audits.reactivation import REACTIVATION, divergence, drawn, objective, perturbed, pool, rates
 from bdjax.cards import lookup
-from bdjax.models.perturbation import perturbation
+from bdjax.data import sources
+from bdjax.models.auxiliary.perturbation import perturbation
 from bdjax.types import Batch, Data, Given, Net, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3

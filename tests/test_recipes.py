@@ -7,9 +7,10 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import images, sources, work
 from bdjax.cards import lookup
+from bdjax.data import images, sources
 from bdjax.defenses.none import NONE
+from bdjax.study import resolve
 from bdjax.train import optimizers, recipes
 from bdjax.types import Data, Given, Weights
 
@@ -112,7 +113,7 @@ def test_images_are_turned_only_where_the_data_may_be(mirrored, first):
 def test_who_trains_follows_the_recipe_s_preset(tmp_path):
     """A preset goes before what suits the dataset, the recipe's own words before the preset; attackers follow too."""
     asked = tiny.study(tmp_path, dataset="digits", attacks=("wanet",), recipe="preset=speed,epochs=3", model=SMALL)
-    found = work.resolve(asked)
+    found = resolve.resolve(asked)
     assert found.recipe.spec.static["epochs"] == 3 and found.recipe.spec.static["batch"] == 1024
     assert found.recipe.spec.static["mirror"] == "alternating"
     attack = found.attacks["wanet"][0]

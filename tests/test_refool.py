@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.reflections import blurring, doubled, enlarging, hill, unfocused
+from bdjax.attacks.parts.reflections import blurring, doubled, enlarging, hill, unfocused
+from bdjax.attacks.parts.scenes import scenes
 from bdjax.attacks.refool import Reflection, drawn, reflected
-from bdjax.attacks.scenes import scenes
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.keys import root

@@ -19,12 +19,12 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import chunks
+from bdjax.engine import chunks
 from bdjax.errors import InvalidInput
-from bdjax.io import results, store
-from bdjax.io.checkpoints import Checkpoint
-from bdjax.io.store import Store
-from bdjax.io.trees import load_trained
+from bdjax.io.store import results, store
+from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.store import Store
+from bdjax.io.store.trees import load_trained
 
 STUDY = {"recipe": "epochs=12,batch=32,learning_rate=0.05", "defenses": ["none", "ft:epochs=20,batch=8"]}
 STEPS = (2 * 2 * 12 * 5) + (4 * 20 * 5)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.audits.retuning import RETUNING, augmented, drawn, pool
 from bdjax.cards import lookup
+from bdjax.data import sources
+from bdjax.data.images import augmentation
 from bdjax.errors import InvalidInput
-from bdjax.images import augmentation
 from bdjax.models import MODELS
 from bdjax.types import Data, Given, Net, Trained, Weights
 

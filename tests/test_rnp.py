@@ -7,10 +7,10 @@ import pytest
 
 from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.defenses import DEFENSES
 from bdjax.keys import root
 from bdjax.models import MODELS
-from bdjax.sources import split
 from bdjax.types import Data, Given, Trained
 
 SHAPE, CLASSES, ROWS = (8, 8, 3), 3, 30

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import samples
-from bdjax.poison import NO_ATTACK
-from bdjax.stages import Cell, Scene, Shared
+from bdjax.cells.functions import Cell, Scene, Shared
+from bdjax.data.poison import NO_ATTACK
+from bdjax.engine import samples
 from bdjax.types import Data, Poison
 
 

@@ -5,19 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.sau import (
-    SAU,
-    Pair,
-    divergence,
-    fooled,
-    inner_loss,
-    outer_loss,
-    perturbation,
-    shared,
-    shared_risk,
-)
+from bdjax.data import sources
+from bdjax.defenses.sau import SAU, Pair, divergence, fooled, inner_loss, outer_loss, perturbation, shared, shared_risk
 from bdjax.models import MODELS
 from bdjax.train import optimizers
 from bdjax.types import Batch, Data, Given, Net, Weights

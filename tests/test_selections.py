@@ -9,25 +9,27 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import chunks, stages, train
+from bdjax import train
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.cells import functions
+from bdjax.cells.functions import Cell, Scene, Shared
+from bdjax.cells.lift import batched, pick, stack
+from bdjax.engine import chunks
 from bdjax.errors import InvalidInput
-from bdjax.groups import groups
-from bdjax.io.checkpoints import Checkpoint
-from bdjax.io.trees import load_trained
-from bdjax.jobs import plan
+from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.trees import load_trained
 from bdjax.keys import number
 from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
 from bdjax.selections.fus import filtered
 from bdjax.selections.lps import classwise
-from bdjax.selections.rounds import candidates, log_odds, pooled, remembered, round_of, rows_of
-from bdjax.stages import Cell, Scene, Shared
-from bdjax.sweep import batched, pick, stack
+from bdjax.selections.parts.rounds import candidates, log_odds, pooled, remembered, round_of, rows_of
+from bdjax.study.groups import groups
+from bdjax.study.jobs import plan
+from bdjax.study.resolve import resolve
 from bdjax.train import State
 from bdjax.types import Batch, Data, Given, Net, Source, Weights
-from bdjax.work import resolve
 
 NEVER = -np.inf
 KEY = jax.random.key(0)
@@ -175,14 +177,14 @@ def searched(text: str, most: int, driver: str, pairs, reserved: bool = False):
     )
 
     def function(state, cell: Cell, shared: Shared):
-        cell, _ = stages.draw(place, cell, shared)
+        cell, _ = functions.draw(place, cell, shared)
         drawn = cell
-        cell, running = cell.replace(left=stages.left_before(place, cell)), selection.search(most)
+        cell, running = cell.replace(left=functions.left_before(place, cell)), selection.search(most)
         numbers = [number(f"search {index}") for index in range(len(running))]
-        cell, _ = stages.run_stages(place, running, ("whole", "stamped"), numbers, cell, shared)
+        cell, _ = functions.run_stages(place, running, ("whole", "stamped"), numbers, cell, shared)
         return state, (drawn, cell.left)
 
-    settings = stages.scalars(spec.traced)
+    settings = functions.scalars(spec.traced)
     cells = stack([Cell(jnp.uint32(seed), jnp.int32(count), {}, settings) for seed, count in pairs], len(pairs))
     program = jax.jit(batched(function, driver)).lower((), cells, shared(), jnp.int32(len(pairs)))
     compiled = program.compile(compiler_options={"xla_backend_optimization_level": 0})
@@ -204,7 +206,7 @@ def test_lps_takes_the_rows_of_largest_loss_of_each_class_or_of_all(float64, con
     text = f"{PARTS[1]},constraint={str(constraint).lower()}"
     place, (drawn, trained) = searched(text, count, "map", [(0, count)], reserved=True)
     drawn, trained = pick(drawn, 0), pick(trained, 0)
-    given = stages.make_given(place, ("whole", "stamped"), drawn, shared())
+    given = functions.make_given(place, ("whole", "stamped"), drawn, shared())
     clean, batch = given.whole.read(jnp.arange(ROWS)), given.stamped.read(jnp.arange(ROWS))
     assert (batch.label == 0).all() and (clean.label == shared().train.label).all()
     changed = np.abs(clean.image - batch.image).max((0, -1)) > 0

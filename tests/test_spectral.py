@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax.attacks.spectral import bands, cast, pattern, transform
+from bdjax.attacks.parts.spectral import bands, cast, pattern, transform
 
 
 @pytest.mark.parametrize("size", [16, 28, 32])

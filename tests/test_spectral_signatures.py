@@ -7,11 +7,11 @@ import pytest
 
 from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data.sources import split
 from bdjax.defenses import DEFENSES
 from bdjax.detection.parts.signatures import above_percentile, reach
 from bdjax.keys import root
 from bdjax.models import MODELS
-from bdjax.sources import split
 from bdjax.types import Batch, Data, Given, Source
 
 CLASSES = 3

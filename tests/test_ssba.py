@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.learned import averaged, converted, learned, parted, psnr
-from bdjax.attacks.steganography import NEVER, Pace, agreement, kept
+from bdjax.attacks.fitting.learned import averaged, converted, learned, parted, psnr
+from bdjax.attacks.fitting.steganography import NEVER, Pace, agreement, kept
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
-from bdjax.models.steganography import coder, enlarged
+from bdjax.models.auxiliary.steganography import coder, enlarged
 from bdjax.types import POISONED, Data
 
 SMALL = "bits=4,width=4,encoder_steps=3,encoder_batch=4"
@@ -99,7 +99,7 @@ def test_learning_is_the_same_whatever_the_chunks(monkeypatch):
         return learned(root(0), (jnp.zeros(()), jnp.int32(0)), *arguments, 7, 4)
 
     whole = run()
-    monkeypatch.setattr("bdjax.attacks.learned.CHUNK", 3)
+    monkeypatch.setattr("bdjax.attacks.fitting.learned.CHUNK", 3)
     parts = run()
     np.testing.assert_array_equal(whole, parts)
     assert whole[1] == 21  # every step once: 0 + 1 + ... + 6
@@ -111,7 +111,7 @@ def test_conversion_changes_every_image():
 
 
 def test_averages_are_over_all_rows_however_many_at_a_time(monkeypatch):
-    monkeypatch.setattr("bdjax.attacks.learned.TOGETHER", 2)
+    monkeypatch.setattr("bdjax.attacks.fitting.learned.TOGETHER", 2)
     means = averaged(lambda one, other: {"sum": one + other, "square": one**2}, jnp.arange(5.0), jnp.ones(5))
     np.testing.assert_allclose([means["sum"], means["square"]], [3, 6])
 

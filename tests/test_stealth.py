@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bdjax.stealth import haarpsi, psnr, ssim, stealth
+from bdjax.metrics.stealth import haarpsi, psnr, ssim, stealth
 
 
 def pair(channels):

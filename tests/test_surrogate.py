@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.surrogate import accuracy, surrogate_model
+from bdjax.attacks.fitting.surrogate import accuracy, surrogate_model
 from bdjax.keys import root
 from bdjax.types import Data, Net, Weights
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax import stages, sweep
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.cells import functions, lift
+from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.defenses.none import NONE
 from bdjax.keys import number
 from bdjax.models import MODELS
 from bdjax.selections import SELECTIONS
-from bdjax.stages import Cell, Scene, Shared
 from bdjax.types import Data, real
 
 SHAPE = (16, 16, 3)
@@ -33,7 +33,7 @@ def parts():
     spec = lookup(f"none:{tiny.RECIPE}", {"none": NONE}, "defense")
     running = NONE.make(net, SHAPE, tiny.CLASSES, **spec.static)[0]
     settings = {name: jnp.asarray(value, real()) for name, value in spec.traced.items()}
-    return stages.stage(scene, running, NONE.card.needs), scene, settings
+    return functions.stage(scene, running, NONE.card.needs), scene, settings
 
 
 def shared() -> Shared:
@@ -52,7 +52,7 @@ def whole(functions, scene):
     """Draw, begin, all epochs and finish as one cell function, whose state counts how often a cell was run."""
 
     def run(state, cell, shared, steps):
-        cell, overlap = stages.draw(scene, cell, shared)
+        cell, overlap = functions.draw(scene, cell, shared)
         carry = functions.begin((), cell, shared, STREAMS)[1]
 
         def epoch(index, carry):
@@ -68,8 +68,8 @@ def whole(functions, scene):
 def lifted(how, run, stacked, count, data):
     """The states and results of the driver `how`, of which `count` cells are really there."""
     capacity = jax.tree.leaves(stacked)[0].shape[0]
-    mesh = sweep.mesh(how, capacity)
-    return sweep.Program(run, how, mesh)(jnp.zeros(capacity, jnp.int32), stacked, data, count, 5)
+    mesh = lift.mesh(how, capacity)
+    return lift.Program(run, how, mesh)(jnp.zeros(capacity, jnp.int32), stacked, data, count, 5)
 
 
 @pytest.fixture(scope="module")
@@ -81,29 +81,29 @@ def alone():
         return [run(jnp.int32(0), cell, shared(), 5)[1] for cell in cells(settings)]
 
 
-@pytest.mark.parametrize("how", sweep.DRIVERS)
+@pytest.mark.parametrize("how", lift.DRIVERS)
 def test_a_cell_is_the_same_alone_and_in_a_batch(alone, how):
     assert jax.device_count() == 2  # so that `shard` has something to do
     with jax.enable_x64(True):
         functions, scene, settings = parts()
-        stacked = sweep.stack(cells(settings), 4)
+        stacked = lift.stack(cells(settings), 4)
         _, outs = lifted(how, whole(functions, scene), stacked, 4, shared())
         for index, one in enumerate(alone):
-            for there, here in zip(jax.tree.leaves(sweep.pick(outs, index)), jax.tree.leaves(one), strict=True):
+            for there, here in zip(jax.tree.leaves(lift.pick(outs, index)), jax.tree.leaves(one), strict=True):
                 assert there.dtype == here.dtype
                 np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-12)
     weights = [jax.tree.leaves(one[0].params)[0] for one in alone]
     assert all(np.abs(weights[0] - other).max() > 1e-3 for other in weights[1:])  # or equality would show nothing
 
 
-@pytest.mark.parametrize("how", sweep.DRIVERS)
+@pytest.mark.parametrize("how", lift.DRIVERS)
 def test_copies_that_fill_a_stack_are_not_run(how):
     def step(state, cell, shared):
         return state + cell, state * shared
 
     stacked = jnp.asarray([10.0, 20.0, 30.0, 40.0])
-    mesh = sweep.mesh(how, 4)
-    states, outs = sweep.Program(step, how, mesh)(jnp.ones(4), stacked, jnp.float32(5), 3)
+    mesh = lift.mesh(how, 4)
+    states, outs = lift.Program(step, how, mesh)(jnp.ones(4), stacked, jnp.float32(5), 3)
     np.testing.assert_array_equal(states[:3], [11, 21, 31])
     np.testing.assert_array_equal(outs[:3], [5, 5, 5])
     if how != "vmap":  # which runs them all
@@ -115,13 +115,13 @@ def test_map_gives_the_same_bits_in_any_batch():
     data, listed, programs = shared(), cells(settings), {}
 
     def results(places: list[int], capacity: int):
-        arguments = (jnp.zeros(capacity, jnp.int32), sweep.stack([listed[place] for place in places], capacity), data)
+        arguments = (jnp.zeros(capacity, jnp.int32), lift.stack([listed[place] for place in places], capacity), data)
         arguments += (jnp.int32(len(places)), jnp.int32(5))
         if capacity not in programs:
-            lifted = jax.jit(sweep.batched(whole(functions, scene), "map"))
+            lifted = jax.jit(lift.batched(whole(functions, scene), "map"))
             programs[capacity] = lifted.lower(*arguments).compile(compiler_options=AS_USERS)
         stacked = programs[capacity](*arguments)[1]
-        return {place: sweep.pick(stacked, index) for index, place in enumerate(places)}
+        return {place: lift.pick(stacked, index) for index, place in enumerate(places)}
 
     wanted = results([0, 1, 2], 4)
     for places, capacity in (([0], 4), ([0, 1], 4), ([2, 1, 0], 4), ([0], 1)):
@@ -138,10 +138,10 @@ def test_one_compile_serves_ratios_seeds_settings_and_steps():
         traced.append(len(results))
         return run(*arguments)
 
-    program, data = sweep.Program(counted, "vmap"), shared()
+    program, data = lift.Program(counted, "vmap"), shared()
     for places, rate in (((0, 0), (18, 1)), 0.1), (((9, 5), (90, 7)), 0.1), (((9, 5), (90, 7)), 0.01):
         changed = settings | {"learning_rate": jnp.asarray(rate, real())}
-        stacked = sweep.stack(cells(changed, places), 2)
+        stacked = lift.stack(cells(changed, places), 2)
         results.append(program(jnp.zeros(2, jnp.int32), stacked, data, 2, 5)[1])
     assert set(traced) == {0}
     poisoned = [np.sum(np.asarray(one[3].role) == 1, axis=1).tolist() for one in results]
@@ -149,10 +149,10 @@ def test_one_compile_serves_ratios_seeds_settings_and_steps():
     assert np.abs(results[1][0].params["linear"]["kernel"] - results[2][0].params["linear"]["kernel"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("how", sweep.DRIVERS)
+@pytest.mark.parametrize("how", lift.DRIVERS)
 def test_states_are_donated(how):
-    mesh = sweep.mesh(how, 2)
-    program = sweep.Program(lambda state, cell, shared: (state + cell, cell.sum()), how, mesh)
+    mesh = lift.mesh(how, 2)
+    program = lift.Program(lambda state, cell, shared: (state + cell, cell.sum()), how, mesh)
     states, stacked = jnp.zeros((2, 5)), jnp.ones((2, 5))
     if how == "shard":
         states = jax.device_put(states, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("cell")))
@@ -164,9 +164,9 @@ def test_typed_keys_and_trees_without_leaves_pass_every_driver():
     def split(state, cell, shared):
         return {"key": jax.random.split(state["key"])[0], "none": {}}, (jax.random.split(state["key"])[1], cell)
 
-    for how in sweep.DRIVERS:
+    for how in lift.DRIVERS:
         states = {"key": jax.random.split(jax.random.key(3), 2), "none": {}}
         wanted = [jax.random.key_data(jax.random.split(key)[1]) for key in states["key"]]
-        mesh = sweep.mesh(how, 2)
-        _, (keys, _) = sweep.Program(split, how, mesh)(states, jnp.arange(2), (), 2)
+        mesh = lift.mesh(how, 2)
+        _, (keys, _) = lift.Program(split, how, mesh)(states, jnp.arange(2), (), 2)
         np.testing.assert_array_equal(jax.random.key_data(keys), wanted)

@@ -6,9 +6,9 @@ import pytest
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import lookup
+from bdjax.data.poison import counted
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
-from bdjax.poison import counted
 from bdjax.types import COVER, POISONED
 
 

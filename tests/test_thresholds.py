@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdjax.defenses.thresholds import BENCHMARK, accepted, strongest, towards
+from bdjax.defenses.parts.thresholds import BENCHMARK, accepted, strongest, towards
 from bdjax.types import Batch, Given, Net, Source, Weights
 
 ROWS = 100

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.tuap_patterns import fitted_patch, fitted_perturbation, pasted
-from bdjax.attacks.universal import deepfool
+from bdjax.attacks.fitting.tuap_patterns import fitted_patch, fitted_perturbation, pasted
+from bdjax.attacks.fitting.universal import deepfool
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
 from bdjax.keys import root

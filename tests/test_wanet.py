@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from bdjax import warp
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.batches import augmentation, share
+from bdjax.attacks.training.batches import augmentation, share
 from bdjax.attacks.wanet import places
 from bdjax.cards import lookup
+from bdjax.data import warp
+from bdjax.data.sources import split
 from bdjax.keys import root
-from bdjax.sources import split
 from bdjax.train import fit
 from bdjax.types import COVER, POISONED, Batch, Data, Given, Net, Weights
 

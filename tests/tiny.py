@@ -8,8 +8,8 @@ import numpy as np
 
 from bdjax import Study
 from bdjax.cards import Card, Method
+from bdjax.engine.progress import Silent
 from bdjax.models import MODELS
-from bdjax.progress import Silent
 from bdjax.types import POISONED, Layer, Net, Poison, Trained, Weights, real
 
 CLASSES, EACH, TESTED = 3, 60, 20

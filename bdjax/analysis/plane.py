@@ -62,10 +62,11 @@ def make(
     import numpy as np
     import xarray as xr
 
-    from bdjax import geometry, sources
-    from bdjax.analysis import stored
+    from bdjax.analysis.parts import stored
     from bdjax.audits.connectivity import scores
-    from bdjax.models.statistics import reestimated
+    from bdjax.data import sources
+    from bdjax.metrics import geometry
+    from bdjax.models.parts.statistics import reestimated
     from bdjax.types import Trained
 
     study = stored.opened(folder, attack, ratio, defenses, seeds, "connectivity")

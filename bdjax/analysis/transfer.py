@@ -56,7 +56,7 @@ def make(
     import numpy as np
     import xarray as xr
 
-    from bdjax.analysis import stored
+    from bdjax.analysis.parts import stored
     from bdjax.report.statistics import student
 
     if split(audit)[0] != "reactivation":

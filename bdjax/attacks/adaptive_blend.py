@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
 from bdjax.attacks.blended import cartoon
-from bdjax.attacks.common import TARGET, dirty_label, row_key, saved, scalar
-from bdjax.attacks.pictures import picture_setting, read_picture
+from bdjax.attacks.parts.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
+from bdjax.attacks.parts.common import TARGET, dirty_label, row_key, saved, scalar
+from bdjax.attacks.parts.pictures import picture_setting, read_picture
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream

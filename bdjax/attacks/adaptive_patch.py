@@ -7,9 +7,9 @@ model makes of triggered images close to what it makes of clean ones.
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
-from bdjax.attacks.common import TARGET, dirty_label, scalar
-from bdjax.attacks.patches import Patch, corners, disc, emblem, noise_square, together
+from bdjax.attacks.parts.adaptive import STORAGE, cover_ratio, kept, mixed, with_covers
+from bdjax.attacks.parts.common import TARGET, dirty_label, scalar
+from bdjax.attacks.parts.patches import Patch, corners, disc, emblem, noise_square, together
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import COVER, POISONED, Array, Attack, Key, Poison
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, TARGET, dirty_label
+from bdjax.attacks.parts.common import GOAL, SOURCES, TARGET, dirty_label
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.types import Attack

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
-from bdjax.attacks.pictures import picture_setting, read_picture
+from bdjax.attacks.parts.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
+from bdjax.attacks.parts.pictures import picture_setting, read_picture
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Array, Attack
 

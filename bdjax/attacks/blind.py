@@ -7,11 +7,11 @@ weighs their loss against that of the clean rows, so that both are learned. `bli
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks import patches
-from bdjax.attacks.balance import NORMALIZATION
-from bdjax.attacks.blind_training import training
-from bdjax.attacks.common import GOAL, TARGET, dirty_label
-from bdjax.attacks.portions import PORTION
+from bdjax.attacks.parts import patches
+from bdjax.attacks.parts.common import GOAL, TARGET, dirty_label
+from bdjax.attacks.training.balance import NORMALIZATION
+from bdjax.attacks.training.blind_training import training
+from bdjax.attacks.training.portions import PORTION
 from bdjax.cards import Card, Method, Setting
 from bdjax.train.recipes import VICTIM
 from bdjax.types import Array, Attack

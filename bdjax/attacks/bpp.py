@@ -7,13 +7,14 @@ next get the error that quantising makes in another image and keep their label, 
 import jax
 import jax.numpy as jnp
 
-from bdjax.attacks import batches, partners
-from bdjax.attacks.batchwise import poison_batches
-from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
-from bdjax.attacks.quantization import dithered, quantized
+from bdjax.attacks.parts import partners
+from bdjax.attacks.parts.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
+from bdjax.attacks.parts.quantization import dithered, quantized
+from bdjax.attacks.training import batches
+from bdjax.attacks.training.batchwise import poison_batches
 from bdjax.cards import Card, Method, Setting
+from bdjax.data.poison import roles
 from bdjax.keys import stream
-from bdjax.poison import roles
 from bdjax.train.recipes import VICTIM
 from bdjax.types import Array, Attack, Batch, Given, Key, Net, Poison, Stage, everything
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import STORAGE, TARGET, clean_label, stamp_with_gain
-from bdjax.attacks.spectral import BANDS, OVERFLOW, cast, pattern
+from bdjax.attacks.parts.common import STORAGE, TARGET, clean_label, stamp_with_gain
+from bdjax.attacks.parts.spectral import BANDS, OVERFLOW, cast, pattern
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Attack
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
-from bdjax.attacks.spectral import BANDS, OVERFLOW, cast, pattern
+from bdjax.attacks.parts.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
+from bdjax.attacks.parts.spectral import BANDS, OVERFLOW, cast, pattern
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Array, Attack
 

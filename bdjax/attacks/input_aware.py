@@ -4,15 +4,15 @@ Two generators see the image: one makes a pattern, the other a mask that says wh
 `input_aware_training` trains them.
 """
 
-from bdjax.attacks import partners
-from bdjax.attacks.batches import BATCHES
-from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
-from bdjax.attacks.generators import Generators, held
-from bdjax.attacks.input_aware_training import stages
+from bdjax.attacks.parts import partners
+from bdjax.attacks.parts.common import GOAL, STORAGE, TARGET, dirty_label, saved, stored
+from bdjax.attacks.training.batches import BATCHES
+from bdjax.attacks.training.generators import Generators, held
+from bdjax.attacks.training.input_aware_training import stages
 from bdjax.cards import Card, Method, Setting
+from bdjax.data.poison import roles
 from bdjax.keys import stream
-from bdjax.models.hourglass import hourglass
-from bdjax.poison import roles
+from bdjax.models.auxiliary.hourglass import hourglass
 from bdjax.train.recipes import VICTIM
 from bdjax.types import Array, Attack, Key, Poison, everything
 

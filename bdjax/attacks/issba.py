@@ -3,9 +3,9 @@
 The same paper as `ssba`, closer to the authors' code, with the schedule of BackdoorBox.
 """
 
-from bdjax.attacks.steganography import DEPARTURES, LABELS, NEVER, Pace, coding, steganographic
+from bdjax.attacks.fitting.steganography import DEPARTURES, LABELS, NEVER, Pace, coding, steganographic
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.steganography import coder
+from bdjax.models.auxiliary.steganography import coder
 from bdjax.types import Attack
 
 CARD = Card(

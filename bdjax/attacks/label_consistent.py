@@ -8,9 +8,9 @@ Test images get the trigger alone.
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import TARGET, clean_label, scalar, stored
-from bdjax.attacks.hard_rows import ascend, harden
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
+from bdjax.attacks.fitting.hard_rows import ascend, harden
+from bdjax.attacks.fitting.surrogate import DEPARTURE, SURROGATE, accuracy, surrogate_model
+from bdjax.attacks.parts.common import TARGET, clean_label, scalar, stored
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.train import cross_entropy, loss_gradient

@@ -3,14 +3,14 @@
 `lira_training` trains both in turn, then the classifier alone.
 """
 
-from bdjax.attacks.batches import BATCHES
-from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, scalar, stored
-from bdjax.attacks.generators import held
-from bdjax.attacks.lira_training import stages, triggered
-from bdjax.attacks.portions import PORTION
+from bdjax.attacks.parts.common import GOAL, STORAGE, TARGET, dirty_label, scalar, stored
+from bdjax.attacks.training.batches import BATCHES
+from bdjax.attacks.training.generators import held
+from bdjax.attacks.training.lira_training import stages, triggered
+from bdjax.attacks.training.portions import PORTION
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
-from bdjax.models.autoencoder import autoencoder
+from bdjax.models.auxiliary.autoencoder import autoencoder
 from bdjax.train.recipes import VICTIM
 from bdjax.types import Attack, Key, Weights
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, truncated
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
-from bdjax.attacks.universal import Fit, fit_smooth
+from bdjax.attacks.fitting.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.fitting.universal import Fit, fit_smooth
+from bdjax.attacks.parts.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, truncated
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream

@@ -7,14 +7,14 @@ An injector hides ink of any colour, an extractor finds it again after crops and
 import jax
 import jax.numpy as jnp
 
-from bdjax.attacks.common import GOAL, SOURCES, TARGET, dirty_label, scalar
-from bdjax.attacks.edges import LUMA, edges, inked
-from bdjax.attacks.ink_training import Inking, measured, trained
-from bdjax.attacks.learned import averaged, converted, parted
-from bdjax.attacks.steganography import EIGHT_BITS, kept
+from bdjax.attacks.fitting.ink_training import Inking, measured, trained
+from bdjax.attacks.fitting.learned import averaged, converted, parted
+from bdjax.attacks.fitting.steganography import EIGHT_BITS, kept
+from bdjax.attacks.parts.common import GOAL, SOURCES, TARGET, dirty_label, scalar
+from bdjax.attacks.parts.edges import LUMA, edges, inked
 from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
-from bdjax.models.ink import extractor, injector
+from bdjax.models.auxiliary.ink import extractor, injector
 from bdjax.types import Array, Attack, Data, Key, PyTree, Weights, real
 
 CARD = Card(

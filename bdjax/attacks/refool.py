@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, clean_label, dirty_label, row_key, saved, scalar
-from bdjax.attacks.pictures import picture_setting, read_pictures
-from bdjax.attacks.reflections import doubled, levels, light, unfocused, vignette
-from bdjax.attacks.scenes import scenes
-from bdjax.attacks.spectral import cast
+from bdjax.attacks.parts.common import GOAL, SOURCES, STORAGE, TARGET, clean_label, dirty_label, row_key, saved, scalar
+from bdjax.attacks.parts.pictures import picture_setting, read_pictures
+from bdjax.attacks.parts.reflections import doubled, levels, light, unfocused, vignette
+from bdjax.attacks.parts.scenes import scenes
+from bdjax.attacks.parts.spectral import cast
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream

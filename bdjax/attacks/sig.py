@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import STORAGE, TARGET, clean_label, stamp_with_gain, truncated
+from bdjax.attacks.parts.common import STORAGE, TARGET, clean_label, stamp_with_gain, truncated
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Attack
 

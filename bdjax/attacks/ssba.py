@@ -4,9 +4,9 @@ The networks and their training are those of the benchmark, after Yu, Skripniuk,
 Fingerprinting for Generative Models, ICCV 2021.
 """
 
-from bdjax.attacks.steganography import DEPARTURES, LABELS, NEVER, Pace, coding, steganographic
+from bdjax.attacks.fitting.steganography import DEPARTURES, LABELS, NEVER, Pace, coding, steganographic
 from bdjax.cards import Card, Method
-from bdjax.models.steganography import coder
+from bdjax.models.auxiliary.steganography import coder
 from bdjax.types import Attack
 
 CARD = Card(

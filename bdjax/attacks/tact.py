@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from bdjax.attacks.adaptive import cover_ratio, mixed, with_covers
-from bdjax.attacks.common import SOURCES, TARGET, dirty_label, named_classes, of_classes, scalar
-from bdjax.attacks.patches import noise_square
+from bdjax.attacks.parts.adaptive import cover_ratio, mixed, with_covers
+from bdjax.attacks.parts.common import SOURCES, TARGET, dirty_label, named_classes, of_classes, scalar
+from bdjax.attacks.parts.patches import noise_square
 from bdjax.cards import Card, Method, Setting
 from bdjax.types import Array, Attack, Key
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
-from bdjax.attacks.patches import BASE
-from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.fitting.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.parts.common import GOAL, SOURCES, STORAGE, TARGET, dirty_label, scalar, stored
+from bdjax.attacks.parts.patches import BASE
+from bdjax.attacks.parts.spectral import OVERFLOW, cast
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream

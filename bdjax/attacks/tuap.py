@@ -8,11 +8,11 @@ for images: a targeted universal perturbation of all pixels (Moosavi-Dezfooli et
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.attacks.common import STORAGE, TARGET, clean_label, scalar, stored
-from bdjax.attacks.hard_rows import harden
-from bdjax.attacks.spectral import OVERFLOW, cast
-from bdjax.attacks.surrogate import DEPARTURE, SURROGATE, surrogate_model
-from bdjax.attacks.tuap_patterns import pasted, patch, perturbation
+from bdjax.attacks.fitting.hard_rows import harden
+from bdjax.attacks.fitting.surrogate import DEPARTURE, SURROGATE, surrogate_model
+from bdjax.attacks.fitting.tuap_patterns import pasted, patch, perturbation
+from bdjax.attacks.parts.common import STORAGE, TARGET, clean_label, scalar, stored
+from bdjax.attacks.parts.spectral import OVERFLOW, cast
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream

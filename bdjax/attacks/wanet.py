@@ -8,27 +8,15 @@ as many, get a warp with noise and keep their label.
 import jax
 import jax.numpy as jnp
 
-from bdjax import warp
-from bdjax.attacks import batches
-from bdjax.attacks.batchwise import poison_batches
-from bdjax.attacks.common import GOAL, STORAGE, TARGET, dirty_label, row_key, saved, scalar, stored
+from bdjax.attacks.parts.common import GOAL, STORAGE, TARGET, dirty_label, row_key, saved, scalar, stored
+from bdjax.attacks.training import batches
+from bdjax.attacks.training.batchwise import poison_batches
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import warp
+from bdjax.data.poison import roles
 from bdjax.keys import stream
-from bdjax.poison import roles
 from bdjax.train.recipes import VICTIM
-from bdjax.types import (
-    Array,
-    Attack,
-    Batch,
-    Given,
-    Key,
-    Net,
-    Poison,
-    PyTree,
-    Stage,
-    everything,
-    real,
-)
+from bdjax.types import Array, Attack, Batch, Given, Key, Net, Poison, PyTree, Stage, everything, real
 
 CARD = Card(
     name="wanet",

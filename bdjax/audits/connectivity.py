@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdjax import geometry, sources, train
-from bdjax.audits.common import original
+from bdjax import train
+from bdjax.audits.parts.common import original
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
+from bdjax.data.poison import counted
 from bdjax.keys import stream
-from bdjax.models.statistics import reestimated
-from bdjax.poison import counted
+from bdjax.metrics import geometry
+from bdjax.models.parts.statistics import reestimated
 from bdjax.types import Array, Audit, Batch, Given, Net, Stage, Weights, real
 
 CARD = Card(

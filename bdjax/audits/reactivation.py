@@ -10,13 +10,14 @@ second demand keeps the perturbation from being adversarial to any model.
 import jax
 import jax.numpy as jnp
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, train
 from bdjax.audits import retuning
-from bdjax.audits.common import original
+from bdjax.audits.parts.common import original
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
+from bdjax.data.poison import counted
 from bdjax.keys import stream
-from bdjax.models.perturbation import perturbation
-from bdjax.poison import counted
+from bdjax.models.auxiliary.perturbation import perturbation
 from bdjax.types import Array, Audit, Batch, Given, Key, Net, Source, Stage, Trained, Weights
 
 CARD = Card(

@@ -8,8 +8,9 @@ and measure the attack success rate again. A clean model under the same audit is
 import jax
 import jax.numpy as jnp
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, train
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
 from bdjax.types import Array, Audit, Given, Key, Source, Stage, Weights

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from bdjax.models import convolution
+from bdjax.models.parts import convolution
 from bdjax.types import Net, real
 
 

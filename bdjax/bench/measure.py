@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bdjax import drivers, memory
 from bdjax.bench import ceiling
-from bdjax.models import convolution
-from bdjax.stages import Shared
+from bdjax.cells import memory
+from bdjax.cells.functions import Shared
+from bdjax.engine import drivers
+from bdjax.models.parts import convolution
 from bdjax.study import Study
-from bdjax.work import Work, resolve
+from bdjax.study.resolve import Work, resolve
 
 
 class Case(NamedTuple):

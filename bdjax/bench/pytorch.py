@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from bdjax.bench import torch_networks
-from bdjax.work import Work
+from bdjax.study.resolve import Work
 
 
 def cases(work: Work) -> list[tuple[str, int, Callable[[int], None], float, int | None]]:

@@ -50,8 +50,8 @@ class Bench:
             _write(self.out, found)
 
     def _check(self) -> None:
-        from bdjax.models.convolution import FORMS
-        from bdjax.sweep import DRIVERS
+        from bdjax.cells.lift import DRIVERS
+        from bdjax.models.parts.convolution import FORMS
 
         for name in ("models", "cells", "drivers"):
             if not getattr(self, name):

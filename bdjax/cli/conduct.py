@@ -7,7 +7,8 @@ from pathlib import Path
 
 def conduct(study, out: Path) -> None:
     """Run a study with its progress shown, then print its table and write its page and exports."""
-    from bdjax import engine, progress
+    from bdjax.engine import progress
+    from bdjax.engine import run as engine
 
     use_cores()
     keep_compiled()
@@ -17,10 +18,11 @@ def conduct(study, out: Path) -> None:
 
 def present(folder: Path) -> None:
     """Print the table of a study and write its page and exports."""
-    from bdjax import report, samples
+    from bdjax import report
     from bdjax.cards import Card
-    from bdjax.io import results
-    from bdjax.io.store import read_json
+    from bdjax.engine import samples
+    from bdjax.io.store import results
+    from bdjax.io.store.store import read_json
 
     found = results.load(folder)
     cards = [Card.from_dict(card) for card in read_json(folder / "study.json")["cards"]]
@@ -46,7 +48,7 @@ def keep_compiled() -> None:
     """Keep compiled programs in the user's own cache: they are code, so nobody else may write there."""
     import jax
 
-    from bdjax.io.cache import home
+    from bdjax.io.datasets.cache import home
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return

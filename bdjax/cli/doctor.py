@@ -57,7 +57,7 @@ def _versions() -> None:
 def _devices() -> None:
     import jax
 
-    from bdjax import memory
+    from bdjax.cells import memory
 
     print(f"devices: {jax.device_count()} on {jax.process_count()} process(es), {os.cpu_count()} CPU cores")
     for device in jax.devices():
@@ -69,7 +69,7 @@ def _devices() -> None:
 
 def _datasets() -> None:
     import bdjax
-    from bdjax.io.tfds import prepared
+    from bdjax.io.datasets.tfds import prepared
 
     print("datasets")
     for name in bdjax.DATASETS:
@@ -82,9 +82,9 @@ def _datasets() -> None:
 
 
 def _drivers() -> None:
-    from bdjax import drivers
-    from bdjax.io.cache import home
-    from bdjax.io.store import read_json
+    from bdjax.engine import drivers
+    from bdjax.io.datasets.cache import home
+    from bdjax.io.store.store import read_json
 
     print("drivers")
     known = read_json(home() / "drivers.json") or {}

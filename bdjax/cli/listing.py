@@ -27,7 +27,7 @@ class List:
     def run(self) -> None:
         """See the class."""
         import bdjax
-        from bdjax import plugins
+        from bdjax.study import plugins
 
         plugins.load(self.plugin)
         cards = {name: method.card for name, method in getattr(bdjax, self.kind.upper()).items()}

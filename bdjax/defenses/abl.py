@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
 from bdjax.keys import stream
 from bdjax.train.descend import LossFn
 from bdjax.types import Array, Given, Net, Source, Trained, Weights

@@ -13,8 +13,8 @@ from flax import struct
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import thresholds
-from bdjax.defenses.pruning import by_mask, entries, norms, scaled
+from bdjax.defenses.parts import thresholds
+from bdjax.defenses.parts.pruning import by_mask, entries, norms, scaled
 from bdjax.keys import stream
 from bdjax.types import Array, Key, Net, Stage, Trained, Weights, real
 

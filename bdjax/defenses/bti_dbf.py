@@ -9,8 +9,8 @@ import jax
 
 from bdjax import train
 from bdjax.cards import Card, Method
-from bdjax.defenses import inversion, inversion_stages
-from bdjax.defenses.inversion import Inverter, change, inverter
+from bdjax.defenses.parts import inversion, inversion_stages
+from bdjax.defenses.parts.inversion import Inverter, change, inverter
 
 CARD = Card(
     name="bti_dbf",

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import thresholds
-from bdjax.defenses.pruning import entries, once, scaled, share
+from bdjax.defenses.parts import thresholds
+from bdjax.defenses.parts.pruning import entries, once, scaled, share
 from bdjax.errors import InvalidInput
 from bdjax.types import Array, Layer, Net, Weights
 

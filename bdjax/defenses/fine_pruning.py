@@ -9,11 +9,12 @@ is a channel of what the final linear layer reads, and is removed by its weights
 import jax
 import jax.numpy as jnp
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import heads
-from bdjax.defenses.pruning import once
-from bdjax.defenses.thresholds import ACCURACY, BENCHMARK, accepted
+from bdjax.data import sources
+from bdjax.defenses.parts import heads
+from bdjax.defenses.parts.pruning import once
+from bdjax.defenses.parts.thresholds import ACCURACY, BENCHMARK, accepted
 from bdjax.keys import stream
 from bdjax.train import recipes
 from bdjax.types import Array, Batch, Given, Key, Net, Source, Stage, Weights, real

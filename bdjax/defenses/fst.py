@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import ft, heads
+from bdjax.defenses import ft
+from bdjax.defenses.parts import heads
 from bdjax.train import recipes
 
 CARD = Card(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import heads
+from bdjax.defenses.parts import heads
 from bdjax.keys import stream
 from bdjax.train import recipes
 from bdjax.types import Net, PyTree, Stage

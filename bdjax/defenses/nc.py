@@ -7,8 +7,9 @@ outliers are `train.inversion`.
 
 import jax.numpy as jnp
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
 from bdjax.train import inversion, recipes
 from bdjax.types import Array, Batch, Given, Source
 

@@ -17,7 +17,7 @@ import optax
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
-from bdjax.models.polarizer import OWN, channels_at, forward, inserted, polarized
+from bdjax.models.auxiliary.polarizer import OWN, channels_at, forward, inserted, polarized
 from bdjax.train.descend import RuleFn
 from bdjax.types import Array, Batch, Net, Stage, Trained, Weights, identity
 

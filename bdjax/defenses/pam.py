@@ -11,8 +11,8 @@ import optax
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import inversion, inversion_stages
-from bdjax.defenses.inversion import inverter
+from bdjax.defenses.parts import inversion, inversion_stages
+from bdjax.defenses.parts.inversion import inverter
 from bdjax.types import Net
 
 CARD = Card(

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax import sources, train, warp
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources, warp
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
 from bdjax.train import recipes

@@ -9,10 +9,11 @@ are those of the backdoor. Steps and constants are those of the authors' release
 import jax
 import jax.numpy as jnp
 
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import thresholds
-from bdjax.defenses.pruning import by_mask, entries, norms, scaled
+from bdjax.data import sources
+from bdjax.defenses.parts import thresholds
+from bdjax.defenses.parts.pruning import by_mask, entries, norms, scaled
 from bdjax.types import Given, Source, Trained, Weights
 
 CARD = Card(

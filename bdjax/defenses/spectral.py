@@ -7,8 +7,8 @@ vector of the class's centred features points there.
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses import heads
-from bdjax.defenses.pruning import once
+from bdjax.defenses.parts import heads
+from bdjax.defenses.parts.pruning import once
 from bdjax.detection.parts import signatures
 from bdjax.train import recipes
 

@@ -14,8 +14,9 @@ import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bdjax import metrics, sources, train
+from bdjax import metrics, train
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import sources
 from bdjax.keys import root, stream
 from bdjax.train import optimizers
 from bdjax.types import Array, Net, PyTree, Stage, Trained, Weights, real

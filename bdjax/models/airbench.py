@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.convolution import convolve
-from bdjax.models.layers import PRECISION, BatchNorm, Conv, Linear, Pass, beside, halved, normalize
-from bdjax.models.network import network
+from bdjax.models.parts.convolution import convolve
+from bdjax.models.parts.layers import PRECISION, BatchNorm, Conv, Linear, Pass, beside, halved, normalize
+from bdjax.models.parts.network import network
 from bdjax.types import Array, Net, real
 
 CARD = Card(

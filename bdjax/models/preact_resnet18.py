@@ -12,8 +12,8 @@ the pooling, so that features may be negative.
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
-from bdjax.models.network import network
+from bdjax.models.parts.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
+from bdjax.models.parts.network import network
 from bdjax.types import Array, Net
 
 CARD = Card(

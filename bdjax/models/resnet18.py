@@ -10,8 +10,8 @@ Departure from the paper: the stem is a 3x3 convolution of stride 1 without pool
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
-from bdjax.models.network import network
+from bdjax.models.parts.layers import PRECISION, Add, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize, run_stages
+from bdjax.models.parts.network import network
 from bdjax.types import Array, Net
 
 CARD = Card(

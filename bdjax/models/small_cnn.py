@@ -8,8 +8,8 @@ global average pooling, as is usual today. It is no published architecture.
 import flax.linen as nn
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.models.layers import PRECISION, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
-from bdjax.models.network import network
+from bdjax.models.parts.layers import PRECISION, BatchNorm, Conv, Linear, Pass, Pool, Relu, normalize
+from bdjax.models.parts.network import network
 from bdjax.types import Array, Net
 
 CARD = Card(

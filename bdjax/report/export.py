@@ -6,7 +6,7 @@ from pathlib import Path
 import xarray
 
 from bdjax.io.files import write_atomically
-from bdjax.io.results import OK
+from bdjax.io.store.results import OK
 from bdjax.report.statistics import CELL
 
 

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import xarray
 
-from bdjax.io.results import ABSENT, DIVERGED, UNASKED
+from bdjax.io.store.results import ABSENT, DIVERGED, UNASKED
 from bdjax.report.tables import UNDEFENDED, Row, largest
 from bdjax.report.wording import discreet, listed, number, percent
 

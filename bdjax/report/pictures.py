@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bdjax.stealth import stealth
+from bdjax.metrics.stealth import stealth
 
 SHOWN = 4
 """Images an attack."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray
 
-from bdjax.io.results import OK
+from bdjax.io.store.results import OK
 
 LEVEL = 0.95
 FEWEST = 3

@@ -8,7 +8,7 @@ import xarray
 
 from bdjax.cards import split
 from bdjax.errors import InvalidInput
-from bdjax.io.results import DIVERGED, OK
+from bdjax.io.store.results import DIVERGED, OK
 from bdjax.report.statistics import MEASURES, Estimate, difference, estimates, usable
 
 PAIRED_MEASURES = ("acc", "asr")

@@ -9,11 +9,11 @@ random candidates.
 import jax
 import jax.numpy as jnp
 
-from bdjax import poison
 from bdjax.cards import Card, Method, Setting
+from bdjax.data import poison
 from bdjax.keys import stream
+from bdjax.selections.parts.rounds import POISONING, TRAINING, round_of
 from bdjax.selections.random import uniform
-from bdjax.selections.rounds import POISONING, TRAINING, round_of
 from bdjax.train import State
 from bdjax.types import Array, Given, Key, Selection, real
 

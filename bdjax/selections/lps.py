@@ -9,8 +9,8 @@ of every class the same number, or without that constraint wherever they are.
 import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
+from bdjax.selections.parts.rounds import POISONING, TRAINING, labels, log_odds, round_of
 from bdjax.selections.random import uniform
-from bdjax.selections.rounds import POISONING, TRAINING, labels, log_odds, round_of
 from bdjax.train import State
 from bdjax.types import Array, Given, Key, Selection, Weights
 

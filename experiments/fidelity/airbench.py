@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 import bdjax
-from bdjax import cards, sources
+from bdjax import cards
+from bdjax.data import sources
 from bdjax.models.airbench import whitening
 from bdjax.types import Data, Given, Weights
 from experiments.fidelity import common

@@ -12,7 +12,7 @@ import torch
 
 import bdjax
 from bdjax.bench import torch_networks
-from bdjax.models.convert import from_torch
+from bdjax.io.foreign.torch_weights import from_torch
 from bdjax.types import Net, Weights
 
 TOLERANCE = 1e-4

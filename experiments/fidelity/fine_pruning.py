@@ -21,8 +21,8 @@ import yaml
 import bdjax
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses import heads
-from bdjax.models.convert import from_torch
+from bdjax.defenses.parts import heads
+from bdjax.io.foreign.torch_weights import from_torch
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 

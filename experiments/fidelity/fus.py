@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 import bdjax
-from bdjax import sources, train
+from bdjax import train
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.keys import stream
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common

@@ -18,7 +18,7 @@ import torch
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.models.hourglass import MEAN, STD
+from bdjax.models.auxiliary.hourglass import MEAN, STD
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from bdjax.models.steganography import coder
+from bdjax.models.auxiliary.steganography import coder
 from experiments.fidelity import common, ssba
 
 BITS = 20

@@ -20,7 +20,7 @@ import torchvision  # noqa: F401, before what it looks for is stood in for
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.models.hourglass import MEAN, STD
+from bdjax.models.auxiliary.hourglass import MEAN, STD
 from bdjax.types import Batch, Given, Source, Trained
 from experiments.fidelity import common
 

@@ -20,7 +20,7 @@ from torchvision import transforms
 import bdjax
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.models.polarizer import OWN
+from bdjax.models.auxiliary.polarizer import OWN
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from bdjax.models import ink
+from bdjax.models.auxiliary import ink
 from bdjax.types import Weights
 from experiments.fidelity import common
 

@@ -15,7 +15,7 @@ import torchvision
 import bdjax
 from bdjax.audits.reactivation import REACTIVATION, objective
 from bdjax.cards import lookup
-from bdjax.models.perturbation import perturbation
+from bdjax.models.auxiliary.perturbation import perturbation
 from bdjax.train import optimizers
 from bdjax.types import Batch, Given, Weights
 from experiments.fidelity import common

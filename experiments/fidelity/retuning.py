@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from bdjax import sources
 from bdjax.audits.retuning import RETUNING
 from bdjax.cards import lookup
+from bdjax.data import sources
 from bdjax.types import Batch, Data, Given
 from experiments.fidelity import common
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from bdjax.attacks import steganography
-from bdjax.attacks.steganography import Pace, lesson
-from bdjax.models.steganography import coder
+from bdjax.attacks.fitting import steganography
+from bdjax.attacks.fitting.steganography import Pace, lesson
+from bdjax.models.auxiliary.steganography import coder
 from experiments.fidelity import common
 
 BITS, WIDTH, SIZE, FIDELITY = 100, 32, 32, 10.0

@@ -6,7 +6,7 @@ Tran, Li, Madry, Spectral Signatures in Backdoor Attacks, NeurIPS 2018, arXiv:18
 import jax
 import jax.numpy as jnp
 
-from bdjax import sources
+from bdjax.data import sources
 from bdjax.types import Array, Net, Source, Weights
 
 

@@ -1,0 +1,1 @@
+"""What attackers train or fit before anything is poisoned."""

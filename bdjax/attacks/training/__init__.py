@@ -1,0 +1,1 @@
+"""How attackers who control training train."""

@@ -1,0 +1,1 @@
+"""Rows inside the trace: what is read, stamped, warped and augmented."""

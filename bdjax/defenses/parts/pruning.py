@@ -1,0 +1,95 @@
+"""What pruning defenses share: scaled channels of normalisation layers, and a stage of one step without batches."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax.numpy as jnp
+from flax import traverse_util
+
+from bdjax.defenses.parts import thresholds
+from bdjax.errors import InvalidInput
+from bdjax.train import start
+from bdjax.types import Array, Batch, Layer, Net, PyTree, Source, Stage, Trained, Weights, real
+
+
+def norms(net: Net, method: str) -> tuple[Layer, ...]:
+    """The normalisation layers of a network, in forward order.
+
+    Raises:
+        InvalidInput: there is none for `method` to prune.
+    """
+    found = tuple(layer for layer in net.layers if layer.kind == "norm")
+    if not found:
+        raise InvalidInput(f"{method}: the network has no normalisation layer to prune; choose another model")
+    return found
+
+
+def entries(layers: tuple[Layer, ...], tree: PyTree, leaf: str) -> dict[str, Array]:
+    """The arrays called `leaf` of some layers, by the layer's name; tree: `params` or `batch_stats` of the network."""
+    flat = traverse_util.flatten_dict(tree)
+    return {layer.name: flat[*layer.path, leaf] for layer in layers}
+
+
+def scaled(net: Net, params: PyTree, scale: Mapping[str, Array], bias: Mapping[str, Array]) -> PyTree:
+    """Parameters with the scales and biases of normalisation layers multiplied, channel by channel.
+
+    scale, bias: name of a layer -> float (channels,); layers that are not named stay as they are.
+    """
+    paths = {layer.name: layer.path for layer in net.layers}
+    factors = {(*paths[name], "scale"): factor for name, factor in scale.items()}
+    factors |= {(*paths[name], "bias"): factor for name, factor in bias.items()}
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(flat | {path: flat[path] * factor for path, factor in factors.items()})
+
+
+def share(layers: tuple[Layer, ...], before: Weights, after: Weights) -> Array:
+    """The share of all channels of these normalisation layers whose scale has changed, float ()."""
+    old, new = (entries(layers, weights.params, "scale") for weights in (before, after))
+    return jnp.mean(jnp.concatenate([(old[name] != new[name]).astype(real()) for name in old]))
+
+
+def prune_scales(net: Net, weights: Weights, mask: Mapping[str, Array], threshold: Array) -> Weights:
+    """The weights with the scales 0 of neurons whose mask is at most `threshold`; biases stay.
+
+    mask: name of a layer -> float (channels,).
+    """
+    keep = {name: (value > threshold).astype(value.dtype) for name, value in mask.items()}
+    return weights.replace(params=scaled(net, weights.params, keep, {}))
+
+
+def by_mask(net: Net, layers: tuple[Layer, ...], choose: str, tried: int, relative: bool) -> Stage:
+    """The stage that prunes the victim by the `mask` that the stage before left: see `thresholds.SETTINGS`."""
+
+    def change(_key, given, _weights):
+        strengths = thresholds.towards(0.0, given.settings["threshold"], tried)
+        prune = partial(prune_scales, net, given.victim, given.carry["mask"])
+        weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
+        return weights, {"pruned": share(layers, given.victim, weights)}
+
+    return once(change)
+
+
+def once(change: Callable[..., tuple[Weights, dict[str, Array]]], carry: Callable | None = None) -> Stage:
+    """A stage of one step that reads no batch: change(key, given, weights) -> (weights, info).
+
+    carry: (weights, given) -> what is carried on; None for what the stage before carried.
+    """
+
+    def read(row: Array) -> Batch:
+        empty = jnp.zeros(row.shape, real())
+        return Batch(empty.reshape(-1, 1, 1, 1), jnp.zeros_like(row), row, empty)
+
+    def order(_key, _weights, _epoch, _given):
+        return jnp.full((1, 1), -1, jnp.int32)
+
+    def step(key, weights, _rows, given):
+        return change(key, given, weights)
+
+    return Stage(
+        source=lambda given: Source(1, read),
+        epochs=1,
+        init=lambda key, given, weights: start(given, weights),
+        order=order,
+        step=step,
+        finish=lambda key, weights, given: Trained(weights, carry(weights, given) if carry else dict(given.carry)),
+    )

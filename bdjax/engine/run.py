@@ -1,0 +1,213 @@
+"""Running a study: groups in order, chunk by chunk, each kept on disk before the next begins."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+
+from bdjax.cells import lift, memory
+from bdjax.cells.functions import Shared
+from bdjax.engine import chunks, drivers, programs, signals
+from bdjax.engine.chunks import Interrupted
+from bdjax.engine.programs import Context
+from bdjax.engine.progress import Progress, Silent
+from bdjax.errors import InvalidInput
+from bdjax.io.store import results
+from bdjax.io.store.checkpoints import sweep_up, unfinished
+from bdjax.io.store.store import Store
+from bdjax.models.parts import convolution
+from bdjax.study import Study, index
+from bdjax.study.groups import Group, groups
+from bdjax.study.jobs import TRAINING, Job, Plan, plan
+from bdjax.study.resolve import Work, resolve
+
+POLL_SECONDS = 1.0
+"""How often a writer that has nothing to do looks whether another one has finished."""
+
+
+def run(study: Study, out: str | Path | None = None, progress: Progress | None = None) -> xr.Dataset:
+    """Run what is missing of a study and return all of it.
+
+    Args:
+        study: what is asked for.
+        out: the study's folder; what is finished there is not done again. None keeps nothing on disk.
+        progress: told what happens (see `bdjax.engine.progress`).
+
+    Returns:
+        As `bdjax.load`.
+
+    Raises:
+        InvalidInput: something in the study or in the folder cannot be used; nothing has been trained then.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on from there.
+    """
+    work = resolve(study)
+    if out is not None:
+        return _run(work, Path(out), progress or Silent())
+    folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
+    try:
+        return _run(work, folder, progress or Silent())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
+    planned = plan(work)
+    with Store(folder) as store, signals.noted() as told:
+        try:
+            runner = _Runner(work, planned, store, progress, told)
+            runner.begin()
+            index.enter(store, work, planned)
+            runner.run()
+        finally:
+            progress.end()
+    return results.load(folder)
+
+
+class _Runner:
+    """The state of a running study."""
+
+    def __init__(self, work: Work, planned: Plan, store: Store, progress: Progress, told: list[int]):
+        shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+        self.store = store
+        self.groups = groups(work, planned.jobs)
+        usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind in TRAINING))
+        self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
+        self.found: set[str] = set()  # addresses of all rows that are on disk
+        self.read: set[Path] = set()  # shards that they were read from
+
+    def begin(self) -> None:
+        """See what is there, and decide how cells are batched."""
+        self._look()
+        models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
+        self.context.progress.begin(len(models), sum(map(self._done, models)))
+        self.context.plan = self.store.update_json("plan.json", results.PLAN, self._planned)
+        self.context.shared = lift.everywhere(self.context.shared, self.context.mesh)
+
+    def _planned(self, held: dict | None) -> dict:
+        """plan.json: the driver is decided once; what each group needs is added as it is compiled.
+
+        Raises:
+            InvalidInput: the study asks for another driver than the folder's.
+        """
+        asked, path = self.context.work.study.driver, self.store.folder / "plan.json"
+        if held and asked not in ("auto", held["driver"]):
+            raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
+        if held and held["convolution"] not in convolution.FORMS:
+            raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
+        if held:
+            return held
+        self.context.progress.stage("choosing a driver", 0)
+        driver, form = drivers.choose(self.context.work, self.context.shared)
+        return {"driver": driver, "convolution": form, "groups": {}, "held": {}}
+
+    def run(self) -> None:
+        """Do all jobs that are not done, sharing them with other writers of the folder."""
+        beside = memory.before()
+        try:
+            with convolution.using(self.context.plan["convolution"]):
+                self._run()
+        finally:
+            self._weigh(beside)
+
+    def _weigh(self, beside: int) -> None:
+        """Note how much memory was planned and how much was held, of the writer that held the most."""
+        used = [group.key for group in self.groups if group.capacity]
+        if not used:
+            return
+        planned = beside + max(self.context.plan["groups"][key]["bytes"] for key in used)
+        held = {"planned": planned, "held": memory.peak()}
+
+        def change(plan: dict) -> dict:
+            return plan | {"held": max(plan["held"], held, key=lambda one: one.get("held", 0))}
+
+        self.store.update_json("plan.json", results.PLAN, change)
+
+    def _run(self) -> None:
+        while any(not self._done(job) for group in self.groups for job in group.jobs):
+            if not any([self._run_group(group) for group in self._round()]):
+                self._heed()
+                time.sleep(POLL_SECONDS)  # another writer has the rest
+                self._look()
+        sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
+
+    def _round(self) -> Iterator[Group]:
+        """All groups in order, scores also after each training group, so that figures appear early."""
+        scores = [group for group in self.groups if group.kind == "score"]
+        for group in self.groups:
+            yield group
+            if group.kind == "train":
+                yield from scores
+
+    def _look(self) -> None:
+        """See what is on disk by now."""
+        for kind in results.KINDS:
+            for path in results.shards(self.store.folder, kind):
+                if path not in self.read:
+                    self.found |= set(results.read_shard(path))
+                    self.read.add(path)
+
+    def _done(self, job: Job) -> bool:
+        return job.address in self.found and (job.kind not in TRAINING or self.store.has_model(job.address))
+
+    def _ready(self, job: Job) -> bool:
+        needed = (job.model, job.clean_model, job.trigger, job.selection)
+        return all(self.store.has_model(name) for name in needed if name)
+
+    def _heed(self) -> None:
+        if self.context.told():
+            raise Interrupted(self.context.told())
+
+    def _run_group(self, group: Group) -> bool:
+        """Do those of a group's jobs that are missing, ready and free; whether there were any."""
+        left = [job for job in group.jobs if not self._done(job) and self._ready(job)]
+        worked = False
+        while left:
+            if not group.capacity and not self._prepare(group, left[0]):
+                break
+            chunk = self._next(group, left)
+            left = [job for job in left if job not in chunk]
+            worked |= self._run_chunk(group, chunk)
+        if all(map(self._done, group.jobs)):
+            group.programs.clear()
+        return worked
+
+    def _next(self, group: Group, left: list[Job]) -> list[Job]:
+        """The jobs of a chunk that was left in the middle, else this writer's share of those that are missing."""
+        for _, names in unfinished(self.store.folder / "checkpoints"):
+            chunk = [job for job in left if job.address in names]
+            if len(chunk) == len(names) <= group.capacity:
+                return chunk
+        if self.context.driver == "vmap":  # which takes as long for fewer cells
+            return left[: group.capacity]
+        share = lift.whole(-(-len(left) // self.store.writers()), self.context.mesh)
+        return left[: min(group.capacity, share)]
+
+    def _prepare(self, group: Group, job: Job) -> bool:
+        """Compile a group's programs; not where another writer is at the assets that they take."""
+        path = group.assets and self.store.assets_path(group.assets)
+        missing = [group.assets] if path and not path.exists() else []
+        taken = self.store.claim(missing)
+        try:
+            if taken == missing:
+                programs.prepare(self.context, group, *chunks.ready_cell(self.context, group, job))
+            return taken == missing
+        finally:
+            self.store.release(taken)
+
+    def _run_chunk(self, group: Group, jobs: list[Job]) -> bool:
+        taken = self.store.claim([job.address for job in jobs])
+        try:
+            self._look()
+            chunk = [job for job in jobs if job.address in taken and not self._done(job)]
+            self._heed()
+            if chunk:
+                chunks.run(self.context, group, chunk)
+                self.found |= {job.address for job in chunk}
+            return bool(chunk)
+        finally:
+            self.store.release(taken)

@@ -1,0 +1,70 @@
+"""Pictures of an attack for the report: some test images and what its query makes of them, kept in DIR/samples.
+
+With them are the figures that its trained parts reach on held-out images, where its assets have some.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdjax.cells import lift
+from bdjax.cells.functions import Cell, Scene, Shared
+from bdjax.data import images, sources
+from bdjax.io.store.store import Store, address
+from bdjax.io.store.trees import load_tree, save_tree
+from bdjax.types import Data
+
+COUNT = 64
+"""Images an attack: some to be shown, all to measure how visible the trigger is."""
+
+
+class Sample(NamedTuple):
+    """What is kept of one attack."""
+
+    clean: np.ndarray  # uint8 (m, height, width, channels)
+    triggered: np.ndarray  # the same images with the trigger
+    figures: dict[str, float]  # of trained parts; {} where there are none
+
+
+def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells: Cell, shared: Shared) -> None:
+    """Store the pictures of each attack among `texts`, one a cell, as its most poisoned cell sees it.
+
+    counts: the poisoned rows of each cell, for a trigger that is learned with the victim is nothing where there are
+    none. What is stored of a cell with as many is left.
+    """
+    for text in dict.fromkeys(texts):
+        path = store.folder / "samples" / f"{address(text)}.safetensors"
+        count, place = max((count, -place) for place, count in enumerate(counts) if texts[place] == text)
+        if path.exists() and int(load_tree(path)[1]["count"]) >= count:
+            continue
+        clean, triggered = jax.device_get(_pictures(scene, lift.pick(cells, -place), shared))
+        found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
+        figures = json.dumps({name: float(value) for name, value in found.items()})
+        about = {"attack": text, "count": str(count), "figures": figures}
+        save_tree(path, {"clean": clean, "triggered": triggered}, about)
+
+
+def _pictures(scene: Scene, cell: Cell, shared: Shared):
+    label = np.asarray(shared.test.label)
+    moved = np.flatnonzero(np.asarray(scene.attack.goal(jnp.asarray(label)) != label))
+    rows = moved[np.linspace(0, len(moved) - 1, min(COUNT, len(moved))).astype(int)]
+
+    @jax.jit
+    def queried(test: Data, assets, trigger):
+        source = sources.stamped(test, trigger, scene.attack.query, assets)
+        return images.to_uint8(source.read(jnp.asarray(rows, jnp.int32)).image)
+
+    return shared.test.image[rows], queried(shared.test, shared.assets, cell.poison.trigger)
+
+
+def load(folder: Path) -> dict[str, Sample]:
+    """What a study's folder has, by attack."""
+    found = {}
+    for path in sorted((Path(folder) / "samples").glob("[!.]*.safetensors")):
+        tree, about = load_tree(path)
+        found[about["attack"]] = Sample(tree["clean"], tree["triggered"], json.loads(about["figures"]))
+    return found

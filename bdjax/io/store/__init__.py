@@ -1,0 +1,1 @@
+"""A study's folder: models, shards of results, checkpoints."""

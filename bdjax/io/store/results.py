@@ -1,0 +1,236 @@
+"""Results on disk: immutable netCDF shards, one table of rows each, merged on read into an `xarray.Dataset`.
+
+A shard of kind `run` holds a row for every model trained in a chunk: its address, seconds, status, and its training
+curves in the group `curves`; one of kind `score`, a row for every model scored under an attack; one of kind `audit`,
+the figures of an audit. Rows find their cells through study.json, so a model that serves many cells is stored once.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bdjax.cards import split
+from bdjax.errors import InvalidInput
+from bdjax.io.files import write_atomically
+from bdjax.io.store.store import address, read_json
+from bdjax.metrics import der
+
+OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
+"""What `status` says of a cell: has its numbers, became NaN in training, not run, not asked for."""
+
+KINDS = ("run", "score", "audit")
+STUDY = ("base", "attributes", "defenses", "cards", "cells")
+PLAN = ("driver", "convolution", "groups", "held")
+PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
+"""Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
+
+
+def write_shard(
+    folder: Path, kind: str, rows: Mapping[str, Any], curves: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write DIR/results/KIND-HASH.nc. rows: column -> one value a row, `address` among them; curves: (row, epoch)."""
+    import h5py
+
+    path = folder / "results" / f"{kind}-{address([kind, list(rows['address'])])}.nc"
+    content = io.BytesIO()  # in memory: where the disk is full HDF5 takes the process down with it
+    with h5py.File(content, "w") as file:
+        _fill(file, {name: (_dims(value), np.asarray(value)) for name, value in rows.items()})
+        if curves:
+            _fill(file.create_group("curves"), {name: (("row", "epoch"), value) for name, value in curves.items()})
+    write_atomically(path, lambda target: target.write_bytes(content.getvalue()))
+
+
+def _dims(value: Any) -> tuple[str, ...]:
+    return ("row", *[f"axis_{index}" for index in range(1, np.ndim(value))])
+
+
+def _fill(group, columns: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> None:
+    """Put columns, name -> (dimensions, values), into an HDF5 group in such a way that it is netCDF-4."""
+    import h5py
+
+    sizes = {dim: size for dims, value in columns.values() for dim, size in zip(dims, value.shape, strict=True)}
+    for dim, size in sizes.items():
+        words = f"This is a netCDF dimension but not a netCDF variable. {size:10d}"  # the format's own
+        group.create_dataset(dim, (size,), ">f4").make_scale(words)
+    for name, (dims, value) in columns.items():
+        text = value.dtype.kind == "U"
+        column = group.create_dataset(name, data=value.astype(h5py.string_dtype()) if text else value)
+        for axis, dim in enumerate(dims):
+            column.dims[axis].attach_scale(group[dim])
+
+
+def shards(folder: Path, kind: str) -> list[Path]:
+    """The shards of a kind. They never change, so what was read once need not be read again."""
+    return sorted((folder / "results").glob(f"{kind}-*.nc"))
+
+
+def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
+    """The rows of a shard by address: {column: value}; or their curves, {name: values by epoch}.
+
+    Raises:
+        InvalidInput: the shard is damaged.
+    """
+    import h5py  # several times faster than by way of xarray
+
+    try:
+        with h5py.File(path) as file:
+            names = file["address"].asstr()[()].tolist()
+            table = file.get("curves", {}) if curves else file
+            values = {name: value for name, value in table.items() if isinstance(value, h5py.Dataset)}
+            columns = {name: value[()] for name, value in values.items() if name != "address" and not value.is_scale}
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{path}: a damaged shard ({type(error).__name__}); remove it and run again") from None
+    return {name: {column: value[index] for column, value in columns.items()} for index, name in enumerate(names)}
+
+
+def _rows(folder: Path, kind: str, curves: bool = False) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in shards(folder, kind):
+        found |= read_shard(path, curves)
+    return found
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What study.json says of the study in a folder.
+
+    Raises:
+        InvalidInput: no study is there.
+    """
+    index = read_json(folder / "study.json", STUDY)
+    if index is None:
+        raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
+    return index
+
+
+def load(folder: str | Path) -> xr.Dataset:
+    """What a study found so far.
+
+    Args:
+        folder: the study's `out`.
+
+    Returns:
+        Dims attack (str), ratio (float64), seed (int64), defense (str); float64 fractions acc, asr, ra, der,
+        overlap (the share of the defender's clean rows whose copies are poisoned) and, if some attack has it, cross
+        (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not run, -2 not asked for, as an attack at
+        another's ratio); audits as <audit>_<figure>. Cells without results are NaN.
+
+    Raises:
+        InvalidInput: no study is there, or a shard is damaged.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    cells = index["cells"]
+    axes = {
+        "attack": list(dict.fromkeys(cell["attack"] for cell in cells)),
+        "ratio": sorted({cell["ratio"] for cell in cells}),
+        "seed": sorted({cell["seed"] for cell in cells}),
+        "defense": list(dict.fromkeys(cell["defense"] for cell in cells)),
+    }
+    rows = {kind: _rows(folder, kind) for kind in KINDS}
+    table = _Table(axes, _prefixes(cells))
+    for cell in cells:
+        table.fill(cell, rows)
+    return table.dataset(index, folder)
+
+
+def load_curves(folder: str | Path) -> xr.Dataset:
+    """Training curves of a study: dims attack, ratio, seed, defense, epoch; NaN beyond a curve's end."""
+    folder = Path(folder)
+    found = load(folder)
+    lines = _rows(folder, "run", curves=True)
+    names = sorted({name for row in lines.values() for name in row})
+    longest = max((len(value) for row in lines.values() for value in row.values()), default=0)
+    dims = ("attack", "ratio", "seed", "defense")
+    shape = (*(found.sizes[dim] for dim in dims), longest)
+    values = {name: np.full(shape, np.nan) for name in names}
+    places = [{value: place for place, value in enumerate(found[dim].values.tolist())} for dim in dims]
+    for cell in read_index(folder)["cells"]:
+        where = tuple(place[cell[dim]] for place, dim in zip(places, dims, strict=True))
+        for name, value in lines.get(cell["model"], {}).items():
+            values[name][where][: len(value)] = value
+    coordinates = {dim: found[dim].values for dim in dims}
+    return xr.Dataset({name: ((*dims, "epoch"), value) for name, value in values.items()}, coordinates)
+
+
+def _prefixes(cells: list[dict]) -> dict[str, str]:
+    """What the figures of each audit are called by: its name, or its whole text where it was run with other settings.
+
+    An audit that was run as `retuning` and as `retuning:rows=500` gives two sets of variables.
+    """
+    texts = {text for cell in cells for text in cell["audits"]}
+    names = [split(text)[0] for text in texts]
+    return {text: split(text)[0] if names.count(split(text)[0]) == 1 else text for text in texts}
+
+
+class _Table:
+    """The dense arrays of a results dataset while they are filled."""
+
+    def __init__(self, axes: dict[str, list], prefixes: dict[str, str]):
+        self.axes, self.prefixes = axes, prefixes
+        self.places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
+        self.shape = tuple(len(values) for values in axes.values())
+        self.columns = {name: self._blank(()) for name in ("acc", "asr", "ra", "overlap", "seconds")}
+        self.status = np.full(self.shape, UNASKED, np.int8)
+        self.trained: dict[str, float] = {}  # seconds that each model took; a model may serve several cells
+
+    def _blank(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full((*self.shape, *shape), np.nan)
+
+    def fill(self, cell: dict, rows: dict[str, dict]) -> None:
+        """Put what is known of a cell into its place."""
+        where = tuple(self.places[dim][cell[dim]] for dim in self.axes)
+        self.status[where] = ABSENT
+        scored, run = rows["score"].get(cell["score"]), rows["run"].get(cell["model"])
+        if scored is None or run is None:
+            return
+        self.status[where] = run["status"]
+        self.columns["seconds"][where] = self.trained[cell["model"]] = run["seconds"]
+        self.columns["overlap"][where] = scored["overlap"]
+        usable = run["status"] == OK
+        for name in ("acc", "asr", "ra", "cross"):
+            if name in scored:
+                self.columns.setdefault(name, self._blank(()))[where] = scored[name] if usable else np.nan
+        for text, audit in cell["audits"].items():
+            for figure, value in rows["audit"].get(audit, {}).items():
+                name = f"{self.prefixes[text]}_{figure}"
+                column = self.columns.setdefault(name, self._blank(np.shape(value)))
+                column[where] = value if usable else np.nan
+
+    def dataset(self, index: dict, folder: Path) -> xr.Dataset:
+        """The filled table with DER, what is an oracle, and where it all comes from."""
+        dims = tuple(self.axes)
+        extra = {name: [f"{name}_{axis}" for axis in range(1, value.ndim - 3)] for name, value in self.columns.items()}
+        data = {name: ((*dims, *extra[name]), value) for name, value in self.columns.items()}
+        data["status"] = (dims, self.status)
+        found = xr.Dataset(data, {dim: _coordinate(dim, values) for dim, values in self.axes.items()})
+        if "none" in self.places["defense"]:
+            before = found.sel(defense="none")
+            figures = [np.asarray(before[name])[..., None] for name in ("acc", "asr")]
+            found["der"] = (dims, der(*figures, found["acc"].values, found["asr"].values))
+        else:
+            found["der"] = (dims, self._blank(()))
+        about = index["defenses"]
+        found = found.assign_coords(
+            oracle=("defense", [bool(about[name]["oracle"]) for name in self.axes["defense"]]),
+            version=("defense", [int(about[name]["version"]) for name in self.axes["defense"]]),
+        )
+        plan = read_json(folder / "plan.json", PLAN) or {"driver": "", "convolution": "", "groups": {}, "held": {}}
+        found.attrs = index["attributes"] | {
+            "driver": plan["driver"],
+            "convolution": plan["convolution"],
+            "compile_seconds": float(sum(group["compile_seconds"] for group in plan["groups"].values())),
+            "seconds_total": float(sum(self.trained.values())),
+            "memory": json.dumps(plan["held"]),
+            "programs": json.dumps([{name: group[name] for name in PROGRAM} for group in plan["groups"].values()]),
+        }
+        return found
+
+
+def _coordinate(dim: str, values: list) -> np.ndarray:
+    kinds = {"ratio": np.float64, "seed": np.int64}
+    return np.asarray(values, kinds.get(dim, str))

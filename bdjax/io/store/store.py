@@ -1,0 +1,187 @@
+"""A study's folder: models by content address, claims by which several writers share the work, and small JSON files.
+
+DIR/study.json      what was asked for, and where each cell's results are
+DIR/plan.json       driver, convolution form and cells at a time, decided once
+DIR/models/         one file a model, named by the hash of all that it depends on
+DIR/results/        immutable shards
+DIR/assets/         what an attack prepares once
+DIR/samples/        pictures of each attack
+DIR/checkpoints/    of stages that are running
+DIR/claims/         who works on what; a claim whose writer is dead or silent is void
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bdjax.errors import InvalidInput
+from bdjax.io.files import write_atomically
+from bdjax.io.store.trees import load_trained, save_trained
+from bdjax.types import Trained
+
+HEARTBEAT = 5.0
+SILENCE = 60.0
+"""Seconds between a writer's signs of life, and after which a silent one counts as dead."""
+
+
+def address(identity: Any) -> str:
+    """The content address of what `identity`, JSON-serialisable, describes: 24 hexadecimal digits."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Store:
+    """A study's folder, open for one writer. Use it as a context manager."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Store":
+        try:
+            for name in ("models", "results", "checkpoints", "claims", "assets", "samples"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self._live()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._heart.join()
+        with self._locked():
+            self._sign(self.writer).unlink(missing_ok=True)
+            for claim in (self.folder / "claims").glob("*.claim"):
+                if not self._alive(claim.read_text()):
+                    claim.unlink()
+            for sign in (self.folder / "claims").glob("*.writer"):
+                if not self._alive(sign.stem):
+                    sign.unlink()
+
+    def _sign(self, writer: str) -> Path:
+        return self.folder / "claims" / f"{writer}.writer"
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                self._live()
+
+    def _live(self) -> None:
+        """Give a sign of life, whole at every moment: which process on which host this is."""
+        new = self.folder / "claims" / f"{self.writer}.new"
+        new.write_text(f"{os.getpid()} {socket.gethostname()}")
+        new.replace(self._sign(self.writer))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.folder / "claims" / "lock"
+        with open(path, "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.utime(path)
+            yield
+
+    def _alive(self, writer: str) -> bool:
+        sign = self._sign(writer)
+        try:
+            process, host = sign.read_text().split(maxsplit=1)
+            if host == socket.gethostname():
+                os.kill(int(process), 0)
+            # Both times are of the file system's clock: those of hosts may differ.
+            return (self.folder / "claims" / "lock").stat().st_mtime - sign.stat().st_mtime < SILENCE
+        except PermissionError:  # the process is there and somebody else's
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def writers(self) -> int:
+        """How many writers are alive, this one among them."""
+        return sum(self._alive(sign.stem) for sign in (self.folder / "claims").glob("*.writer"))
+
+    def claim(self, names: list[str]) -> list[str]:
+        """Take those of `names` that no living writer works on; they stay taken until `release` or the end."""
+        taken = []
+        with self._locked():
+            for name in names:
+                path = self.folder / "claims" / f"{name}.claim"
+                owner = path.read_text() if path.exists() else ""
+                if owner not in ("", self.writer) and self._alive(owner):
+                    continue
+                path.write_text(self.writer)
+                taken.append(name)
+        return taken
+
+    def release(self, names: list[str]) -> None:
+        """Give claims back, but for those that another writer took over."""
+        with self._locked():
+            for name in names:
+                path = self.folder / "claims" / f"{name}.claim"
+                if path.exists() and path.read_text() == self.writer:
+                    path.unlink()
+
+    def model_path(self, name: str) -> Path:
+        """Where the model of that address is or will be."""
+        return self.folder / "models" / f"{name}.safetensors"
+
+    def assets_path(self, name: str) -> Path:
+        """Where an attack's assets of that address are or will be."""
+        return self.folder / "assets" / f"{name}.safetensors"
+
+    def has_model(self, name: str) -> bool:
+        """Whether the model is there; files appear whole or not at all."""
+        return self.model_path(name).exists()
+
+    def save_model(self, name: str, trained: Trained, about: dict[str, str]) -> None:
+        """Write a model with what it is, as text."""
+        save_trained(self.model_path(name), trained, about)
+
+    def load_model(self, name: str) -> Trained:
+        """Read a model.
+
+        Raises:
+            InvalidInput: the file is damaged.
+        """
+        return load_trained(self.model_path(name))[0]
+
+    def update_json(self, name: str, names: tuple[str, ...], change: Callable[[dict | None], dict]) -> dict:
+        """Replace DIR/`name` by change(its content, None where there is none), one writer at a time.
+
+        Raises:
+            InvalidInput: what is there is damaged or lacks one of `names`.
+        """
+        with self._locked():
+            held = read_json(self.folder / name, names)
+            text = json.dumps(change(held), indent=1)
+            if text != json.dumps(held, indent=1):
+                write_atomically(self.folder / name, lambda path: path.write_text(text))
+        return json.loads(text)
+
+
+def read_json(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """The content of a JSON file with one object, None where there is none.
+
+    Raises:
+        InvalidInput: it is something else, or lacks one of `names`.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InvalidInput(f"{path}: not JSON ({error}); remove it and run the study again") from None
+    if not isinstance(found, dict) or not set(names) <= set(found):
+        raise InvalidInput(f"{path}: damaged or another program's file; remove it and run the study again")
+    return found

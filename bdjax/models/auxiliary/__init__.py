@@ -1,0 +1,1 @@
+"""Networks of attacks and defenses that are no classifiers."""

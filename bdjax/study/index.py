@@ -1,0 +1,68 @@
+"""What study.json says of a study: its cells, what makes each of them, and where the numbers come from."""
+
+import json
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import jax
+
+from bdjax.errors import InvalidInput
+from bdjax.io.store import results
+from bdjax.io.store.store import Store
+from bdjax.study.jobs import Plan
+from bdjax.study.resolve import Work
+from bdjax.study.study import config
+
+
+def enter(store: Store, work: Work, planned: Plan) -> None:
+    """Write what is asked for into study.json, beside what was asked for before.
+
+    Raises:
+        InvalidInput: the folder is of other data or another network.
+    """
+
+    cards = [asdict(card) for card in work.cards()]
+
+    def change(held: dict | None) -> dict:
+        if held and held["base"] != work.base:
+            other = next(name for name in work.base if held["base"].get(name) != work.base[name])
+            given, there = work.base[other], held["base"].get(other)
+            text = f"{store.folder} holds a study of {other} {there}, not {given}; give another --out"
+            raise InvalidInput(text.replace("\n", " "))
+        key = ("attack", "ratio", "seed", "defense")
+        cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
+        for cell in planned.cells:
+            place = tuple(cell[name] for name in key)
+            before = cells.get(place, {})
+            kept = before["audits"] if before.get("model") == cell["model"] else {}
+            cells[place] = cell | {"audits": kept | cell["audits"]}
+        about = {
+            text: {"oracle": method.oracle, "version": method.card.version} for text, method in work.defenses.items()
+        }
+        return {
+            "base": work.base,
+            "attributes": _attributes(work),
+            "defenses": (held or {"defenses": {}})["defenses"] | about,
+            "cards": list({card["name"]: card for card in (held or {"cards": []})["cards"] + cards}.values()),
+            "cells": list(cells.values()),
+        }
+
+    store.update_json("study.json", results.STUDY, change)
+
+
+def _attributes(work: Work) -> dict[str, str]:
+    packages = ("bdjax", "jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "config": config(work.study),
+        "versions": json.dumps({name: version(name) for name in packages} | {"python": platform.python_version()}),
+        "device": f"{jax.local_device_count()} x {device.device_kind}"
+        + (f" ({device.platform})" if device.device_kind != device.platform else ""),
+        "dataset": work.dataset.name,
+        "dataset_version": work.dataset.version,
+        "dataset_digest": work.dataset.digest,
+        "model": work.study.model,
+        "date": datetime.now(UTC).date().isoformat(),
+    }

@@ -1,0 +1,196 @@
+"""The jobs that answer a study.
+
+A job makes one thing with a content address: a choice of rows to poison, a victim, a purified model, a score, an
+audit. Its address is the hash of all that it depends on and of nothing else, so a new seed, ratio or defense adds jobs
+and changes none.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bdjax.cells.functions import wrapped
+from bdjax.io.store.store import address
+from bdjax.study.ratios import counts
+from bdjax.study.resolve import Work
+
+TRAINING = ("select", "train")
+"""Kinds of jobs that train and leave a file among the models: a model, or the priority of rows for poisoning."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to make. attack, method and audit are texts of the study, or None where the thing is independent."""
+
+    kind: str  # select, train, score, audit
+    address: str
+    seed: int
+    count: int  # rows to poison
+    attack: str | None
+    method: str | None  # the defense; None for a victim, and for scores of unwrapped networks
+    audit: str | None = None
+    model: str | None = None  # address of the model that it starts from
+    clean_model: str | None = None
+    backdoored: str | None = None
+    trigger: str | None = None  # address of the victim whose training made the trigger
+    selection: str | None = None  # address of the search that chose its rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study comes to."""
+
+    jobs: list[Job]  # in an order in which they can be done
+    cells: list[dict[str, Any]]  # for study.json: coordinates, and the addresses of model, score and audits
+
+
+def plan(work: Work) -> Plan:
+    """The jobs and cells of a study.
+
+    Raises:
+        InvalidInput: a ratio cannot be had.
+    """
+    listing = _Listing(work)
+    for text, (spec, attack) in work.attacks.items():
+        for ratio, count in counts(work.study, text, spec.name, attack, work.dataset, work.held(text)).items():
+            for seed in work.study.seeds:
+                listing.add_cells(_Victim(text, ratio, count, int(seed)))
+    order = {"select": 0, "train": 1, "score": 2, "audit": 3}
+    ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}  # victims first
+    return Plan(sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method])), listing.cells)
+
+
+@dataclass(frozen=True)
+class _Victim:
+    attack: str
+    ratio: float
+    count: int
+    seed: int
+
+
+class _Listing:
+    """Jobs by address while they are collected: what two cells share is listed once."""
+
+    def __init__(self, work: Work):
+        self.work = work
+        self.jobs: dict[str, Job] = {}
+        self.cells: list[dict[str, Any]] = []
+        self.rows = [work.scene.clean, work.scene.valid, np.flatnonzero(work.scene.barred).tolist()]
+
+    def _add(self, identity: dict[str, Any], **about: Any) -> str:
+        name = address(self.work.base | identity)
+        self.jobs.setdefault(name, Job(address=name, **about))
+        return name
+
+    def add_cells(self, victim: _Victim) -> None:
+        """The cells of a victim, one a defense, with all that they take."""
+        attack = self.work.attacks[victim.attack][1]
+        undefended = self._victim(victim.attack if victim.count or attack.train else None, victim.count, victim.seed)
+        for defense in self.work.defenses:
+            model = undefended if defense == "none" else self._defended(victim, defense, undefended)
+            about = {
+                "seed": victim.seed,
+                "count": victim.count,
+                "attack": victim.attack,
+                "method": self._wrapping(defense),
+                "model": model,
+                "trigger": undefended if attack.train else None,
+                "selection": self._selection(victim.attack, victim.count, victim.seed),
+            }
+            cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
+            audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
+            self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
+
+    def _attack(self, text: str | None) -> dict[str, Any] | None:
+        return None if text is None else self.work.attacks[text][0].identity()
+
+    def _victim(self, attack: str | None, count: int, seed: int) -> str:
+        """A victim; without poison and under plain training it is the same for all attacks, so `attack` is None."""
+        own = attack is not None and bool(self.work.attacks[attack][1].train)
+        identity = {
+            "make": "victim",
+            "seed": seed,
+            "count": count,
+            "attack": self._attack(attack),
+            "recipe": None if own else self.work.recipe.spec.identity(),
+            "selection": self.work.selection.identity() if count else None,
+            "reserved": self.rows if count and self.work.scene.reserved else None,
+        }
+        selection = self._selection(attack, count, seed)
+        about = {"seed": seed, "count": count, "attack": attack, "method": None, "selection": selection}
+        return self._add(identity, kind="train", **about)
+
+    def _selection(self, attack: str | None, count: int, seed: int) -> str | None:
+        """The search for rows to poison; None where there is none."""
+        if not count or self.work.scene.select.search is None:
+            return None
+        identity = {
+            "make": "selection",
+            "seed": seed,
+            "count": count,
+            "attack": self._attack(attack),
+            "selection": self.work.selection.identity(),
+            "reserved": self.rows if self.work.scene.reserved else None,
+        }
+        return self._add(identity, kind="select", seed=seed, count=count, attack=attack, method=None)
+
+    def _clean_model(self, needs: set[str], seed: int) -> str | None:
+        return self._victim(None, 0, seed) if "clean_model" in needs else None
+
+    def _defended(self, victim: _Victim, defense: str, undefended: str) -> str:
+        method = self.work.defenses[defense]
+        needs, own = set(method.needs), bool(self.work.attacks[victim.attack][1].train)
+        # Who only reads a training set without poison need not know which attack is absent.
+        sees = bool({"target", "triggered", "queries", "poisoned"} & needs) or ("train" in needs and victim.count > 0)
+        attack = victim.attack if sees else None
+        identity = {
+            "make": "defended",
+            "victim": undefended,
+            "defense": method.spec.identity(),
+            "clean": self.rows,
+            "attack": self._attack(attack),
+        }
+        clean_model = self._clean_model(needs, victim.seed)
+        return self._add(
+            identity | ({"clean_model": clean_model} if clean_model else {}),
+            kind="train",
+            seed=victim.seed,
+            count=victim.count if sees else 0,
+            attack=attack,
+            method=defense,
+            model=undefended if "victim" in needs else None,
+            clean_model=clean_model,
+            trigger=undefended if sees and own else None,
+            selection=self._selection(attack, victim.count, victim.seed) if sees else None,
+        )
+
+    def _wrapping(self, defense: str) -> str | None:
+        changed = wrapped(self.work.net, self.work.defenses[defense].stages) is not self.work.net
+        return defense if changed and defense != "none" else None
+
+    def _score(self, about: dict[str, Any]) -> str:
+        identity = {
+            "make": "score",
+            "model": about["model"],
+            "attack": self._attack(about["attack"]),
+            "count": about["count"],
+            "clean": self.rows,  # of which it tells the overlap
+        }
+        return self._add(identity, kind="score", **about)
+
+    def _audit(self, audit: str, about: dict[str, Any], undefended: str) -> str:
+        method = self.work.audits[audit]
+        identity = {
+            "make": "audit",
+            "model": about["model"],
+            "attack": self._attack(about["attack"]),
+            "count": about["count"],
+            "audit": method.spec.identity(),
+            "clean": self.rows,
+        }
+        backdoored = undefended if "backdoored" in method.needs else None
+        clean_model = self._clean_model(set(method.needs), about["seed"])
+        identity |= {"backdoored": backdoored} | ({"clean_model": clean_model} if clean_model else {})
+        models = {"clean_model": clean_model, "backdoored": backdoored}
+        return self._add(identity, kind="audit", audit=audit, **models, **about)

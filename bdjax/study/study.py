@@ -1,0 +1,90 @@
+"""What a study asks for, in plain values that TOML, the shell and Python share."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+
+from bdjax.cells import memory
+from bdjax.cells.lift import DRIVERS
+from bdjax.errors import InvalidInput
+
+TEXTS = ("dataset", "model", "selection", "recipe", "clean", "driver", "memory")
+LISTS = ("attacks", "defenses", "audits", "plugins")
+KINDS = dict.fromkeys((*TEXTS, *LISTS), (str, "text")) | {
+    "ratios": (Real | str, "fractions, or attack=fraction"),
+    "seeds": (Integral, "whole numbers"),
+    "clean_ratio": (Real, "a fraction between 0 and 1"),
+    "valid_ratio": (Real, "a fraction between 0 and 1"),
+    "flip": (bool | None, "true or false"),
+}
+"""Of what type each field of a study, or each entry of a list, must be."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for. Methods are written `name` or `name:setting=value,setting=value`."""
+
+    dataset: str = "digits"  # a registered or prepared TFDS name, a folder of class folders, or an .npz
+    model: str = "small_cnn"
+    attacks: tuple[str, ...] = ("badnets",)
+    ratios: tuple[float | str, ...] = (0.0, 0.05, 0.1)  # of the training set; "sig=0.05": that attack's own
+    seeds: Iterable[int] = (0, 1, 2, 3)
+    defenses: tuple[str, ...] = ("none",)
+    audits: tuple[str, ...] = ()
+    selection: str = "random"
+    recipe: str = ""  # settings of whoever trains the victim: "epochs=15,batch=64"; "" is the dataset's own
+    clean: str = "any"  # the defender's clean rows: `any` rows, or `reserved` from the attacker
+    clean_ratio: float = 0.05  # of the training set, class-balanced
+    valid_ratio: float = 0.01  # further rows, on which thresholds are chosen
+    flip: bool | None = None  # whether training mirrors images; None: the dataset's own rule
+    driver: str = "auto"  # vmap, map, loop, shard
+    memory: str = ""  # what the study may take: "1GB"; "" is 80% of what there is
+    plugins: tuple[str, ...] = ()  # modules that register methods
+
+    def __post_init__(self) -> None:
+        for name in (*LISTS, "ratios", "seeds"):
+            value = getattr(self, name)
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            object.__setattr__(self, name, tuple(value) if several else (value,))
+
+
+def config(study: Study) -> str:
+    """The study as JSON text."""
+    return json.dumps(asdict(study) | {"seeds": [int(seed) for seed in study.seeds]}, default=float)
+
+
+def check(study: Study) -> None:
+    """Refuse what is wrong whatever the data and methods are.
+
+    Raises:
+        InvalidInput: something is of another type, missing, given twice or out of range.
+    """
+    _check_types(study)
+    for name in ("attacks", "ratios", "seeds", "defenses"):
+        if not getattr(study, name):
+            raise InvalidInput(f"no {name}; give at least one")
+    for name in (*LISTS, "seeds", "ratios"):
+        often = Counter(getattr(study, name)).most_common(1)
+        if often and often[0][1] > 1:
+            raise InvalidInput(f"{name}: {often[0][0]} is given twice; give it once")
+    for seed in study.seeds:
+        if not 0 <= seed < 2**31:
+            raise InvalidInput(f"seed {seed}; give whole numbers from 0 to {2**31 - 1}")
+    if study.driver not in ("auto", *DRIVERS):
+        raise InvalidInput(f"driver {study.driver!r}; choose from auto, {', '.join(DRIVERS)}")
+    if study.clean not in ("any", "reserved"):
+        raise InvalidInput(f"clean {study.clean!r}; choose any or reserved")
+    if study.memory:
+        memory.size(study.memory)
+    if "set:" in study.attacks:
+        raise InvalidInput("attack 'set:' names no file; write set:PATH, the path of an .npz with a poisoned set")
+
+
+def _check_types(study: Study) -> None:
+    for name, (kind, allowed) in KINDS.items():
+        value = getattr(study, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, kind) or (isinstance(one, bool) and name != "flip"):
+                raise InvalidInput(f"{name}: {one!r}; give {allowed}")
