@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from bdjax.errors import InvalidInput
@@ -164,6 +164,18 @@ class Spec:
     static: Mapping[str, Any]
     traced: Mapping[str, float]
     version: int
+    said: frozenset[str] = frozenset()  # the settings that the text values
+    preset: str = "paper"
+
+    def fill(self, card: Card, values: Mapping[str, Any]) -> "Spec":
+        """The same with the settings that the text leaves open valued by `values`; names that the card lacks are none.
+
+        Raises:
+            InvalidInput: a value that its setting does not allow.
+        """
+        open_ones = {name: value for name, value in values.items() if name in card.settings and name not in self.said}
+        static, traced = _parse(card, {**self.static, **self.traced, **open_ones})
+        return replace(self, static=static, traced=traced)
 
     def identity(self) -> dict[str, Any]:
         """What the results depend on, whatever way it was written."""
@@ -188,14 +200,13 @@ def split(text: str) -> tuple[str, dict[str, str]]:
     return name.strip(), given
 
 
-def lookup(text: str, registry: Mapping[str, Method], what: str, fallback: Mapping[str, Any] | None = None) -> Spec:
-    """The method that `text` asks for, with every setting valued: from the text, else `fallback`, else the preset.
+def lookup(text: str, registry: Mapping[str, Method], what: str) -> Spec:
+    """The method that `text` asks for, with every setting valued: from the text, else the preset, else by default.
 
     Args:
         text: `name` or `name:setting=value,...`; `preset=NAME` is among the settings.
         registry: name -> Method.
         what: what the registry holds, in one word, for the error.
-        fallback: values for settings that the text leaves open; names that the card lacks are passed over.
 
     Raises:
         InvalidInput: no such method, setting or preset, or a value that its setting does not allow.
@@ -212,10 +223,12 @@ def lookup(text: str, registry: Mapping[str, Method], what: str, fallback: Mappi
         allowed = ", ".join(card.settings) or "nothing"
         raise InvalidInput(f"{name} has no setting {unknown[0]!r}; it has {allowed}")
     values = {key: setting.default for key, setting in card.settings.items()}
-    values |= card.presets[preset]
-    values |= {key: value for key, value in (fallback or {}).items() if key in values}
-    values |= given
-    parsed = {key: card.settings[key].parse(value, f"{name}:{key}") for key, value in values.items()}
+    static, traced = _parse(card, values | card.presets[preset] | given)
+    return Spec(text.strip(), name, static, traced, card.version, frozenset(given), preset)
+
+
+def _parse(card: Card, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Static and traced settings, in their own types and in the card's order."""
+    parsed = {key: one.parse(values[key], f"{card.name}:{key}") for key, one in card.settings.items()}
     static = {key: value for key, value in parsed.items() if not card.settings[key].traced}
-    traced = {key: value for key, value in parsed.items() if card.settings[key].traced}
-    return Spec(text.strip(), name, static, traced, card.version)
+    return static, {key: value for key, value in parsed.items() if card.settings[key].traced}

@@ -44,7 +44,7 @@ def data() -> Data:
 
 def build(name: str, preset: str = "paper", shape=SHAPE, classes=CLASSES, **settings):
     quick = QUICK | SOURCE_SPECIFIC.get(name, {}) | settings
-    spec = lookup(f"{name}:preset={preset}", ATTACKS, "attack", fallback=quick)
+    spec = lookup(f"{name}:preset={preset}", ATTACKS, "attack").fill(ATTACKS[name].card, quick)
     net = MODELS["small_cnn"].make(shape, classes, (0.5,) * shape[2], (0.25,) * shape[2], width=2)
     return ATTACKS[name].make(net, shape, classes, **spec.static), spec.traced, net
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -35,21 +36,21 @@ def test_logits_and_running_statistics(name):
 
     evaluated, same, _ = jax.jit(net.apply)(weights, image)
     np.testing.assert_allclose(evaluated, answers["evaluated"], atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, same, weights.batch_stats)
+    chex.assert_trees_all_equal(same, weights.batch_stats)
 
     trained, batch_stats, _ = jax.jit(lambda weights, image: net.apply(weights, image, train=True))(weights, image)
     np.testing.assert_allclose(trained, answers["trained"], atol=1e-4)
     names = [key for key in state if "running" in key]
     parts = np.split(answers["running"], np.cumsum([state[key].size for key in names])[:-1])
     theirs = from_torch(state | dict(zip(names, parts, strict=True)), net).batch_stats
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), batch_stats, theirs)
+    chex.assert_trees_all_close(batch_stats, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_leading_module_is_dropped():
     state, _ = stored("resnet18")
     net = network("resnet18")
     wrapped = from_torch({f"module.{name}": value for name, value in state.items()}, net)
-    jax.tree.map(np.testing.assert_array_equal, wrapped, from_torch(state, net))
+    chex.assert_trees_all_equal(wrapped, from_torch(state, net))
 
 
 @pytest.mark.parametrize("missing", ["layer2.0.shortcut.0.weight", "layer4.1.bn2.running_var", "linear.bias"])

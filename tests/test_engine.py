@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -418,6 +419,18 @@ def test_ft_sam_of_radius_zero_is_ft(folder, data):
     for place, held in one.items():
         np.testing.assert_allclose(held["linear"]["kernel"], two[place]["linear"]["kernel"], atol=1e-6)
         assert np.abs(held["linear"]["kernel"] - before[place]["linear"]["kernel"]).max() > 1e-4
+
+
+def test_ratios_seeds_and_float_settings_trace_nothing_again(data, monkeypatch):
+    small = {"ratios": (0.0, 0.1), "seeds": (0,), "attacks": ("blended",), "defenses": ("none", FT)}
+    more = {"ratios": (0.0, 0.05, 0.1), "seeds": (0, 1, 2), "attacks": ("blended", "blended:alpha=0.5")}
+    traced = []
+    advance = train.advance
+    monkeypatch.setattr(train, "advance", lambda *asked: traced.append(1) or advance(*asked))
+    bdjax.run(tiny.study(data, **small))
+    assert traced
+    monkeypatch.setattr(train, "advance", chex.assert_max_traces(advance, n=len(traced)))
+    bdjax.run(tiny.study(data, **small | more | {"defenses": ("none", FT, f"{FT},momentum=0.5")}))
 
 
 def clean_copy(net, shape, classes):

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import pytest
 import tiny
@@ -61,7 +61,7 @@ def same(one, two) -> None:
     for name in ("acc", "asr", "ra", "der", "overlap", "status"):
         np.testing.assert_array_equal(one[0][name], two[0][name], err_msg=name)
     models = [{path.name: load_trained(path)[0] for path in (folder / "models").iterdir()} for _, folder in (one, two)]
-    jax.tree.map(np.testing.assert_array_equal, *models)
+    chex.assert_trees_all_equal(*models)
     curves = [bdjax.load_curves(folder) for _, folder in (one, two)]
     np.testing.assert_array_equal(curves[0]["loss"], curves[1]["loss"])
 

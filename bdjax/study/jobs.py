@@ -52,8 +52,9 @@ def plan(work: Work) -> Plan:
         InvalidInput: a ratio cannot be had.
     """
     listing = _Listing(work)
-    for text, (spec, attack) in work.attacks.items():
-        for ratio, count in counts(work.study, text, spec.name, attack, work.dataset, work.held(text)).items():
+    names = {text: spec.name for text, (spec, _) in work.attacks.items()}
+    for text, (_, attack) in work.attacks.items():
+        for ratio, count in counts(work.study, text, names, attack, work.dataset, work.held(text)).items():
             for seed in work.study.seeds:
                 listing.add_cells(_Victim(text, ratio, count, int(seed)))
     order = {"select": 0, "train": 1, "score": 2, "audit": 3}

@@ -1,26 +1,32 @@
 """How many rows a ratio poisons, for every attack of a study."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from bdjax import cards
 from bdjax.errors import InvalidInput
 from bdjax.io.datasets import Dataset
 from bdjax.study import Study
 from bdjax.types import Attack
 
 
-def counts(study: Study, text: str, name: str, attack: Attack, dataset: Dataset, held: int) -> dict[float, int]:
+def counts(
+    study: Study, text: str, names: Mapping[str, str], attack: Attack, dataset: Dataset, held: int
+) -> dict[float, int]:
     """The ratios of an attack and the rows that each poisons.
+
+    names: of all attacks of the study, by text. held: rows that are kept for the defender.
 
     Raises:
         InvalidInput: a ratio is no fraction, poisons no row, or more rows than there are.
     """
+    name = names[text]
     if name == "set":
         return _set_counts(study, attack, dataset)
     own, common = [], []
     for entry in study.ratios:
         head, equals, tail = str(entry).rpartition("=")
-        if equals and head not in (*study.attacks, *(cards.split(other)[0] for other in study.attacks)):
+        if equals and head not in {*names, *names.values()}:
             raise InvalidInput(f"ratio {entry!r}: the study has no attack {head!r}")
         try:
             value = float(tail)

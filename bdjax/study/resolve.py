@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,14 +74,12 @@ class Work:
 
     def cards(self) -> list[Card]:
         """The cards of all methods that the study uses, each once."""
-        used = [(models.MODELS, [self.study.model]), (attacks.ATTACKS, self.study.attacks)]
-        used += [(selections.SELECTIONS, [self.study.selection]), (defenses.DEFENSES, self.study.defenses)]
-        used += [(audits.AUDITS, self.study.audits)]
-        named = [
-            (registry, text) for registry, texts in used for text in texts if not text.startswith(user_sets.PREFIX)
-        ]
-        found = [registry[cards.split(text)[0]].card for registry, text in named]
-        found += [SET] * any(text.startswith(user_sets.PREFIX) for text in self.study.attacks)
+        used = [spec.name for spec, _ in self.attacks.values()]
+        found = [models.MODELS[self.model.name].card]
+        found += [attacks.ATTACKS[name].card for name in used if name != SET.name]
+        found += [selections.SELECTIONS[self.selection.name].card]
+        found += [method.card for method in (*self.defenses.values(), *self.audits.values())]
+        found += [SET] * (SET.name in used)
         return list({id(card): card for card in found}.values())
 
 
@@ -93,20 +91,21 @@ def resolve(asked: Study) -> Work:
     """
     study.check(asked)
     plugins.load(asked.plugins)
-    _check_names(asked)
+    specs = _parse(asked)
     dataset = datasets.load(asked.dataset, flip=asked.flip)
     shape, classes = dataset.shape, dataset.count
-    model = cards.lookup(asked.model, models.MODELS, "model")
+    model, selection = specs.model, specs.selection
     _check_size(models.MODELS[model.name].card, shape)
     more = {"covariance": dataset.covariance} if "covariance" in models.MODELS[model.name].card.needs else {}
     net = models.MODELS[model.name].make(shape, classes, dataset.mean, dataset.std, **more, **model.static)
-    selection = cards.lookup(asked.selection, selections.SELECTIONS, "selection")
     sets = user_sets.load(asked, dataset)
-    recipe = dataset.recipe | _recipe(asked)
+    recipe = _recipe(specs.recipe, dataset)
     # An attacker who controls training follows the study's recipe wherever the attack's own text is silent.
     own = {"flip": dataset.flip} | recipe
     built = {
-        text: user_sets.attack(text, sets[text]) if text in sets else _attack(text, net, shape, classes, own)
+        text: user_sets.attack(text, sets[text])
+        if text in sets
+        else _attack(specs.attacks[text], net, shape, classes, own)
         for text in asked.attacks
     }
     work = Work(
@@ -115,10 +114,10 @@ def resolve(asked: Study) -> Work:
         model=model,
         net=net,
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
-        recipe=_defense(f"none:{asked.recipe}", net, shape, classes, recipe),
+        recipe=_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
         attacks=built,
-        defenses={text: _defense(text, net, shape, classes) for text in asked.defenses},
-        audits={text: _audit(text, shape) for text in asked.audits},
+        defenses={text: _defense(spec, net, shape, classes) for text, spec in specs.defenses.items()},
+        audits={text: _audit(spec, shape) for text, spec in specs.audits.items()},
         selection=selection,
         base={
             "engine": ENGINE,
@@ -134,24 +133,39 @@ def resolve(asked: Study) -> Work:
     return work
 
 
-def _recipe(asked: Study) -> dict[str, Any]:
-    """What the study says of training, by a preset and by itself."""
-    said = cards.split(f"none:{asked.recipe}")[1]
-    return {**defenses.NONE.card.presets[said.pop("preset", "paper")], **said}
+class _Specs(NamedTuple):
+    """All that a study's texts ask for, by text."""
+
+    model: Spec
+    selection: Spec
+    recipe: Spec
+    attacks: dict[str, Spec]  # without users' own sets
+    defenses: dict[str, Spec]
+    audits: dict[str, Spec]
 
 
-def _check_names(asked: Study) -> None:
-    """Every name and setting, before a dataset is read, which may take minutes."""
-    registries = {
-        "model": (models.MODELS, [asked.model]),
-        "attack": (attacks.ATTACKS, [text for text in asked.attacks if not text.startswith(user_sets.PREFIX)]),
-        "selection": (selections.SELECTIONS, [asked.selection]),
-        "defense": (defenses.DEFENSES, [*asked.defenses, f"none:{asked.recipe}"]),
-        "audit": (audits.AUDITS, asked.audits),
-    }
-    for what, (registry, texts) in registries.items():
-        for text in texts:
-            cards.lookup(text, registry, what)
+def _parse(asked: Study) -> _Specs:
+    """Every text of a study, here and nowhere else, and before a dataset is read, which may take minutes."""
+
+    def all_of(texts, registry, what: str) -> dict[str, Spec]:
+        return {text: cards.lookup(text, registry, what) for text in texts}
+
+    named = [text for text in asked.attacks if not text.startswith(user_sets.PREFIX)]
+    return _Specs(
+        model=cards.lookup(asked.model, models.MODELS, "model"),
+        attacks=all_of(named, attacks.ATTACKS, "attack"),
+        selection=cards.lookup(asked.selection, selections.SELECTIONS, "selection"),
+        defenses=all_of(asked.defenses, defenses.DEFENSES, "defense"),
+        recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense"),
+        audits=all_of(asked.audits, audits.AUDITS, "audit"),
+    )
+
+
+def _recipe(spec: Spec, dataset: datasets.Dataset) -> dict[str, Any]:
+    """How victims are trained: by the dataset's own recipe, but for what the study says, by a preset or by itself."""
+    values = {**spec.static, **spec.traced}
+    said = {*defenses.NONE.card.presets[spec.preset], *spec.said}
+    return dataset.recipe | {name: values[name] for name in said}
 
 
 def _rehearse(work: Work) -> None:
@@ -209,22 +223,20 @@ def _check_size(card: Card, shape: tuple[int, int, int]) -> None:
         raise InvalidInput(f"{card.name} on {size} images; it needs {card.smallest} pixels a side; use larger images")
 
 
-def _attack(text: str, net: Net, shape, classes: int, fallback: Mapping[str, Any]) -> tuple[Spec, Attack]:
-    spec = cards.lookup(text, attacks.ATTACKS, "attack", fallback)
+def _attack(spec: Spec, net: Net, shape, classes: int, recipe: Mapping[str, Any]) -> tuple[Spec, Attack]:
     method = attacks.ATTACKS[spec.name]
+    spec = spec.fill(method.card, recipe)
     _check_size(method.card, shape)
     return identified(spec, method.card), method.make(net, shape, classes, **spec.static)
 
 
-def _defense(text: str, net: Net, shape, classes: int, fallback: Mapping[str, Any] | None = None) -> Method:
-    spec = cards.lookup(text, defenses.DEFENSES, "defense", fallback)
+def _defense(spec: Spec, net: Net, shape, classes: int) -> Method:
     method = defenses.DEFENSES[spec.name]
     _check_size(method.card, shape)
     return Method(spec, method.card, method.card.needs_of(spec.static), method.make(net, shape, classes, **spec.static))
 
 
-def _audit(text: str, shape) -> Method:
-    spec = cards.lookup(text, audits.AUDITS, "audit")
+def _audit(spec: Spec, shape) -> Method:
     card = audits.AUDITS[spec.name].card
     _check_size(card, shape)
     return Method(spec, card, card.needs_of(spec.static))
