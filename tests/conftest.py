@@ -28,7 +28,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share what the process th
 
 gc.set_threshold(200_000, 50, 100)  # tracing makes many objects that stay: looking for garbage was a tenth of the time
 
-SLOW = ("style", "poisoned_study", "engine", "resume", "docs", "selections", "processes", "sweep", "common", "analysis")
+SLOW = ("style", "poisoned_study", "engine", "resume", "docs", "selections", "processes", "lift", "common", "analysis")
 """Files that take longest: two workers end at about the same time if these do not come last."""
 
 

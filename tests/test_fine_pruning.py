@@ -45,7 +45,8 @@ def source(values, label) -> Source:
 
 def test_features_are_what_the_head_reads():
     for name in ("small_cnn", "preact_resnet18", "resnet18"):
-        assert heads.reads(MODELS[name].make((8, 8, 3), 3, (0.5,) * 3, (0.25,) * 3, width=1)) == "pool"
+        net = MODELS[name].make((8, 8, 3), 3, (0.5,) * 3, (0.25,) * 3, width=1)
+        assert heads.reads(net, "fine_pruning") == "pool"
     with pytest.raises(InvalidInput, match="fine_pruning"):
         heads.reads(Net(None, None, LAYERS[1:]), "fine_pruning")
 

@@ -99,7 +99,7 @@ import jax.numpy as jnp
 
 from bdjax.attacks import ATTACKS
 from bdjax.cards import Card, Method, Setting
-from bdjax.poison import all_to_one, relabel, roles
+from bdjax.data.poison import all_to_one, relabel, roles
 from bdjax.types import Attack, Poison
 
 CARD = Card(

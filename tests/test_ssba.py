@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bdjax.attacks import ATTACKS
-from bdjax.attacks.fitting.learned import averaged, converted, learned, parted, psnr
+from bdjax.attacks.fitting.learned import averaged, converted, fit_on_images, parted, psnr
 from bdjax.attacks.fitting.steganography import NEVER, Pace, agreement, kept
 from bdjax.cards import lookup
 from bdjax.errors import InvalidInput
@@ -96,7 +96,7 @@ def test_learning_is_the_same_whatever_the_chunks(monkeypatch):
 
     def run():
         arguments = gradient, lambda settings, step: optax.sgd(settings["rate"]), data().image, {"rate": 0.1}
-        return learned(root(0), (jnp.zeros(()), jnp.int32(0)), *arguments, 7, 4)
+        return fit_on_images(root(0), (jnp.zeros(()), jnp.int32(0)), *arguments, 7, 4)
 
     whole = run()
     monkeypatch.setattr("bdjax.attacks.fitting.learned.CHUNK", 3)

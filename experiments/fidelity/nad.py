@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 
 import bdjax
 from bdjax.cards import lookup
+from bdjax.defenses.parts import attention as maps
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 
@@ -76,7 +77,7 @@ def theirs(folder, made, teacher, image, label):
 def attention(folder, image):
     """Our attention map beside theirs."""
     code = common.module(folder, "at.py")
-    mine = bdjax.defenses.attention.attention(jnp.asarray(image), 2.0)
+    mine = maps.attention(jnp.asarray(image), 2.0)
     other = code.AT(2.0).attention_map(common.to_torch(image)).flatten(1).numpy()
     return common.relative(mine, other)
 

@@ -48,18 +48,18 @@ def cells(settings, places=RATIOS_AND_SEEDS) -> list[Cell]:
     return [Cell(np.uint32(seed), np.int32(count), {}, settings) for count, seed in places]
 
 
-def whole(functions, scene):
+def whole(stage, scene):
     """Draw, begin, all epochs and finish as one cell function, whose state counts how often a cell was run."""
 
     def run(state, cell, shared, steps):
         cell, overlap = functions.draw(scene, cell, shared)
-        carry = functions.begin((), cell, shared, STREAMS)[1]
+        carry = stage.begin((), cell, shared, STREAMS)[1]
 
         def epoch(index, carry):
-            return functions.advance(carry, cell, shared, STREAMS, index, 0, steps)[0]
+            return stage.advance(carry, cell, shared, STREAMS, index, 0, steps)[0]
 
         carry = jax.lax.fori_loop(0, tiny.EPOCHS, epoch, carry)
-        trained, finite = functions.finish(carry, cell, shared, STREAMS)[1]
+        trained, finite = stage.finish(carry, cell, shared, STREAMS)[1]
         return state + 1, (trained.weights, finite, overlap, cell.poison, carry[1])
 
     return run
@@ -76,8 +76,8 @@ def lifted(how, run, stacked, count, data):
 def alone():
     """The four cells one by one, without any driver, in float64."""
     with jax.enable_x64(True):
-        functions, scene, settings = parts()
-        run = jax.jit(whole(functions, scene))
+        stage, scene, settings = parts()
+        run = jax.jit(whole(stage, scene))
         return [run(jnp.int32(0), cell, shared(), 5)[1] for cell in cells(settings)]
 
 
@@ -85,9 +85,9 @@ def alone():
 def test_a_cell_is_the_same_alone_and_in_a_batch(alone, how):
     assert jax.device_count() == 2  # so that `shard` has something to do
     with jax.enable_x64(True):
-        functions, scene, settings = parts()
+        stage, scene, settings = parts()
         stacked = lift.stack(cells(settings), 4)
-        _, outs = lifted(how, whole(functions, scene), stacked, 4, shared())
+        _, outs = lifted(how, whole(stage, scene), stacked, 4, shared())
         for index, one in enumerate(alone):
             for there, here in zip(jax.tree.leaves(lift.pick(outs, index)), jax.tree.leaves(one), strict=True):
                 assert there.dtype == here.dtype
@@ -111,14 +111,14 @@ def test_copies_that_fill_a_stack_are_not_run(how):
 
 
 def test_map_gives_the_same_bits_in_any_batch():
-    functions, scene, settings = parts()
+    stage, scene, settings = parts()
     data, listed, programs = shared(), cells(settings), {}
 
     def results(places: list[int], capacity: int):
         arguments = (jnp.zeros(capacity, jnp.int32), lift.stack([listed[place] for place in places], capacity), data)
         arguments += (jnp.int32(len(places)), jnp.int32(5))
         if capacity not in programs:
-            lifted = jax.jit(lift.batched(whole(functions, scene), "map"))
+            lifted = jax.jit(lift.batched(whole(stage, scene), "map"))
             programs[capacity] = lifted.lower(*arguments).compile(compiler_options=AS_USERS)
         stacked = programs[capacity](*arguments)[1]
         return {place: lift.pick(stacked, index) for index, place in enumerate(places)}
@@ -131,8 +131,8 @@ def test_map_gives_the_same_bits_in_any_batch():
 
 def test_one_compile_serves_ratios_seeds_settings_and_steps():
     traced, results = [], []
-    functions, scene, settings = parts()
-    run = whole(functions, scene)
+    stage, scene, settings = parts()
+    run = whole(stage, scene)
 
     def counted(*arguments):
         traced.append(len(results))
