@@ -271,6 +271,8 @@ class Stage(NamedTuple):
     `wrap(net) -> net`: the network that `finish`'s weights belong to, from the one that the stage before left: the
     wraps of a defense's stages compose.
     `renew`: None where epochs need no preparation.
+    `takes`: names in `given.carry` that `init` takes over into its state: no later call of the stage finds them there,
+    so that nothing is held twice.
     """
 
     source: SourceFn
@@ -281,6 +283,7 @@ class Stage(NamedTuple):
     finish: FinishFn
     wrap: Callable[[Net], Net] = identity
     renew: RefreshFn | None = None
+    takes: tuple[str, ...] = ()
 
 
 Defense = tuple[Stage, ...]

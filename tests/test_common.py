@@ -192,7 +192,7 @@ def whole(built: Built):
         for index, one in enumerate(built.stages):
             lifted, streams = functions.stage(place, one, needs), number(f"method {index}")
             steps = functions.steps(place, one, needs, cell, shared)
-            carry, cell = lifted.begin((), cell, shared, streams)[1], functions.begun(cell)
+            carry, cell = lifted.begin((), cell, shared, streams)[1], functions.begun(one, cell)
 
             def piece(index, carry, lifted=lifted, streams=streams, cell=cell, steps=steps):
                 middle = jnp.minimum(cut, steps)

@@ -176,9 +176,12 @@ def stage(scene: Scene, running: Stage, needs: tuple[str, ...]) -> StageFunction
     return StageFunctions(begin, advance, finish)
 
 
-def begun(cell: Cell) -> Cell:
-    """The cell once a stage has begun: of what the stage before left only the carry is still read."""
-    return cell if cell.left is None else cell.replace(left=cell.left.replace(weights=None))
+def begun(running: Stage, cell: Cell) -> Cell:
+    """The cell once a stage has begun: of what the stage before left, the carry without what this one takes over."""
+    if cell.left is None:
+        return cell
+    carry = {name: value for name, value in cell.left.carry.items() if name not in running.takes}
+    return cell.replace(left=Trained(None, carry))
 
 
 def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
@@ -202,7 +205,7 @@ def run_stages(
     sums = {}
     for one, number in zip(running, numbers, strict=True):
         lifted, count = stage(scene, one, needs), steps(scene, one, needs, cell, shared)
-        carry, held = lifted.begin((), cell, shared, number)[1], begun(cell)
+        carry, held = lifted.begin((), cell, shared, number)[1], begun(one, cell)
 
         def epoch(index, carry, lifted=lifted, number=number, count=count, held=held):
             return lifted.advance(carry, held, shared, number, index, 0, count)[0]

@@ -135,6 +135,7 @@ class _Run:
         trained = finite = None
         for index in range(self.position.stage, len(self.group.stages)):
             carry = self._begin(index, trained)
+            trained = None  # or what the stage took over would be held twice
             carry = self._epochs(index, carry)
             _, (trained, finite) = self._call("finish", index, carry)
             self.position.stage, self.position.epoch, self.position.step = index + 1, 0, 0
@@ -149,7 +150,7 @@ class _Run:
             self.cells = self.cells.replace(left=left)
             return carry
         carry = self._call("begin", index, ())[1]
-        self.cells = functions.begun(self.cells)
+        self.cells = functions.begun(self.group.stages[index], self.cells)
         return carry
 
     def _epochs(self, index: int, carry: PyTree) -> PyTree:

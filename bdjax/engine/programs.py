@@ -149,7 +149,7 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cells)
         group.steps.append(functions.steps(group.scene, running, group.needs, one, shared))
         carry = compiled(f"begin {index}", (), cells)[1]
-        cells = functions.begun(cells)
+        cells = functions.begun(running, cells)
         group.checkpoints.append((compiled(f"advance {index}", carry, cells)[0], cells.left))
         trained = compiled(f"finish {index}", carry, cells)[1][0]
         cells = cells.replace(left=trained)

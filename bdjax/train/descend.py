@@ -130,6 +130,7 @@ def descend(
     augment: bool | AugmentFn = True,
     until: UntilFn | None = None,
     wrap: Callable[[Net], Net] = identity,
+    takes: tuple[str, ...] = (),
 ) -> Stage:
     """A stage that follows a gradient over batches.
 
@@ -143,7 +144,7 @@ def descend(
         full: whether no step of `order` is padding alone, so that none has to be skipped.
         drop_last: whether shuffling leaves out the rows that do not fill a batch.
         augment: the dataset's own augmentation, none, or see `AugmentFn`.
-        wrap: see `Stage`.
+        wrap, takes: see `Stage`.
 
     A step whose rows are all padding, and every step once `until` was true, changes nothing and counts in no mean.
     """
@@ -206,7 +207,7 @@ def descend(
         still = jax.lax.cond(state.done, lambda: state.still, lambda: renew(key, state.moving, state.still, given))
         return state.replace(still=still)
 
-    return Stage(source, epochs, init, rows_of, step, leave, wrap, refresh if until or renew else None)
+    return Stage(source, epochs, init, rows_of, step, leave, wrap, refresh if until or renew else None, takes)
 
 
 def _differentiate(loss: LossFn) -> GradientFn:

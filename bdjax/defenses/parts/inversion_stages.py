@@ -82,7 +82,7 @@ def generating(found: Inverter, epochs: int, batch: int) -> Stage:
         target = jnp.where(carry["round"] > 0, carry["target"], target)
         return Trained(weights, carry | {"generator": state.moving, "adam": state.opt_state, "target": target})
 
-    parts = {"begin": begin, "leave": leave, "rule": train.adam("generator_rate")}
+    parts = {"begin": begin, "leave": leave, "rule": train.adam("generator_rate"), "takes": ("generator", "adam")}
     return train.descend(clean, epochs=epochs, batch=batch, loss=inversion.reversing(found), **parts)
 
 
@@ -117,7 +117,7 @@ def unlearning(found: Inverter, epochs: int, batch: int, rule: RuleFn, gradient:
         carry = given.carry | {"optimizer": state.opt_state, "round": given.carry["round"] + 1}
         return Trained(Weights(state.moving, state.still), carry)
 
-    parts = {"begin": begin, "leave": leave, "rule": rule}
+    parts = {"begin": begin, "leave": leave, "rule": rule, "takes": ("optimizer",)}
     return train.descend(clean, epochs=epochs, batch=batch, gradient=slope, **parts)
 
 
