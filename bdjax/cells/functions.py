@@ -144,7 +144,7 @@ def left_before(scene: Scene, cell: Cell) -> Trained:
 
 
 class StageFunctions(NamedTuple):
-    """A stage as cell functions for `sweep.Program`."""
+    """A stage as cell functions for `lift.Program`."""
 
     begin: Any  # ((), cell, shared, number) -> ((), carry)
     advance: Any  # (carry, cell, shared, number, epoch, start, stop) -> (carry, sums)

@@ -14,7 +14,7 @@ from flax import struct
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import by_mask, entries, norms, scaled
+from bdjax.defenses.parts.pruning import by_mask, clip_mask, entries, norms, scaled
 from bdjax.keys import stream
 from bdjax.types import Array, Key, Net, Stage, Trained, Weights, real
 
@@ -129,9 +129,6 @@ def learning(net: Net, *, iterations: int, batch: int, inner_steps: int, project
         found, info = gradient(net, given.victim, mask, noise, rows.image, rows, given.settings, inner_steps, project)
         return found, still, info
 
-    def clip(mask, still, _rows, _given, _clock):
-        return jax.tree.map(lambda value: jnp.clip(value, 0, 1), mask), still
-
     def leave(_key, state, given):
         return Trained(given.victim, {"mask": state.moving})
 
@@ -145,7 +142,7 @@ def learning(net: Net, *, iterations: int, batch: int, inner_steps: int, project
         leave=leave,
         order=order,
         full=True,
-        project=clip,
+        project=clip_mask,
     )
 
 

@@ -13,7 +13,7 @@ from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import by_mask, entries, norms, scaled
+from bdjax.defenses.parts.pruning import by_mask, clip_mask, entries, norms, scaled
 from bdjax.types import Given, Source, Trained, Weights
 
 CARD = Card(
@@ -88,9 +88,6 @@ def make(net, shape, classes, *, rows, batch, unlearning_epochs, recovery_epochs
         value = given.settings["alpha"] * train.cross_entropy(logits, rows.label, rows.weight)
         return value, (batch_stats, {"loss": value, "accuracy": train.accuracy(logits, rows.label, rows.weight)})
 
-    def clip(mask, still, _rows, _given, _clock):
-        return jax.tree.map(lambda value: jnp.clip(value, 0, 1), mask), still
-
     def leave(_key, state, given):
         return Trained(given.victim, {"mask": state.moving})
 
@@ -113,7 +110,7 @@ def make(net, shape, classes, *, rows, batch, unlearning_epochs, recovery_epochs
             loss=recover,
             rule=train.sgd("recovery_rate", decay=None),
             leave=leave,
-            project=clip,
+            project=clip_mask,
         ),
         by_mask(net, layers, choose, tried, relative),
     )

@@ -57,6 +57,11 @@ def prune_scales(net: Net, weights: Weights, mask: Mapping[str, Array], threshol
     return weights.replace(params=scaled(net, weights.params, keep, {}))
 
 
+def clip_mask(mask: dict[str, Array], still: PyTree, _rows, _given, _clock) -> tuple[dict[str, Array], PyTree]:
+    """For `train.descend`: a mask brought back to [0, 1] after a step."""
+    return {name: jnp.clip(value, 0, 1) for name, value in mask.items()}, still
+
+
 def by_mask(net: Net, layers: tuple[Layer, ...], choose: str, tried: int, relative: bool) -> Stage:
     """The stage that prunes the victim by the `mask` that the stage before left: see `thresholds.SETTINGS`."""
 
