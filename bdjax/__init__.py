@@ -19,6 +19,7 @@ _WHERE = {
     "evaluate": "metrics",
     "load": "io.store.results",
     "load_curves": "io.store.results",
+    "load_scores": "io.store.results",
     "run": "engine.run",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_curves",
+    "load_scores",
     "run",
 ]
 

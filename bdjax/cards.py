@@ -13,7 +13,7 @@ ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries
 ATTACKER = frozenset({"whole", "stamped"})
 """What only an attacker who controls training, and a search for rows to poison, are given."""
 
-NEEDS = ORACLE | ATTACKER | {"train", "clean", "valid", "victim"}
+NEEDS = ORACLE | ATTACKER | {"train", "suspects", "clean", "valid", "victim"}
 """Fields of Given, which a method may need."""
 
 LifeStage = Literal["pre-training", "training", "post-training", "deployment", "inference"]
@@ -145,7 +145,8 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 class Method(NamedTuple):
     """A registry's entry: the card, and `make(...)` that builds the method from its static settings.
 
-    Attacks, defenses, selections and audits: `make(net, shape, classes, **static)`, shape (height, width, channels).
+    Attacks, defenses, selections, audits and detectors: `make(net, shape, classes, **static)`, shape (height, width,
+    channels).
     Models: `make(shape, classes, mean, std, **static)`, mean and std tuples a channel in [0, 1]; one whose card needs
     it is also given `covariance`, that of `Dataset`.
     Datasets: `make(**static)`.

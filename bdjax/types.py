@@ -86,6 +86,7 @@ class Given(NamedTuple):
     settings: Mapping[str, Array]  # name -> traced float ()
     augment: Callable[..., Array]  # the dataset's own augmentation of a batch of images: see `images.augmentation`
     train: Source | None = None  # the training set as the victim sees it
+    suspects: Source | None = None  # the rows of it that a detector judges, numbered from 0
     clean: Source | None = None  # the defender's clean rows
     valid: Source | None = None  # further clean rows, on which thresholds are chosen
     victim: Weights | None = None  # the model that is purified or audited
@@ -271,6 +272,7 @@ class Stage(NamedTuple):
     `wrap(net) -> net`: the network that `finish`'s weights belong to, from the one that the stage before left: the
     wraps of a defense's stages compose.
     `renew`: None where epochs need no preparation.
+    `sees`: fields of `Given` that the stage reads beside those that the card of its method needs.
     `takes`: names in `given.carry` that `init` takes over into its state: no later call of the stage finds them there,
     so that nothing is held twice.
     """
@@ -284,6 +286,7 @@ class Stage(NamedTuple):
     wrap: Callable[[Net], Net] = identity
     renew: RefreshFn | None = None
     takes: tuple[str, ...] = ()
+    sees: tuple[str, ...] = ()
 
 
 Defense = tuple[Stage, ...]
@@ -300,3 +303,51 @@ class Audit(NamedTuple):
 
     stages: tuple[Stage, ...]
     measure: MeasureFn
+
+
+class FitFn(Protocol):
+    """What `score` and `threshold` read, a pytree of arrays, made once a cell.
+
+    trained: what the detector's stages left, else the victim. Joint scores, such as clusters, are made here from
+    `given.suspects` and looked up by row; where queries are judged it sees none of them.
+    """
+
+    def __call__(self, key: Key, net: Net, trained: Trained, given: Given, /) -> PyTree: ...
+
+
+class ScoreFn(Protocol):
+    """How suspect rows are, float (b,), larger is more suspect.
+
+    rows: numbered as in the source that is judged; the label of a training row is the victim's, that of a query -1.
+    key: one for all rows; what is drawn for a row comes from `fold_in(key, row)`, so that no batch changes a score.
+    """
+
+    def __call__(self, key: Key, net: Net, trained: Trained, found: PyTree, rows: Batch, given: Given, /) -> Array: ...
+
+
+class DecideFn(Protocol):
+    """The method's own decision on all that is judged, bool (n,), from the scores float (n,).
+
+    clean: float (r,), the scores of the rows named by `Detector.calibrate`; of length 0 where it names none.
+    """
+
+    def __call__(self, found: PyTree, score: Array, clean: Array, given: Given, /) -> Array: ...
+
+
+class Detector(NamedTuple):
+    """What says of single images how suspect they are, given an undefended victim.
+
+    `on`: what it judges, of "rows" (training images with their labels) and "queries" (test images).
+    `fit`: None where nothing is prepared; `threshold`: None where the method decides nothing.
+    `stages`: what costs more than a pass over the rows; they see no queries.
+    `calibrate`: "clean" or "valid": those rows of `given` are scored as well, for `threshold`; "" for none.
+    `batch`: rows that are scored at a time.
+    """
+
+    on: tuple[str, ...]
+    score: ScoreFn
+    fit: FitFn | None = None
+    threshold: DecideFn | None = None
+    stages: tuple[Stage, ...] = ()
+    calibrate: str = ""
+    batch: int = 256

@@ -1,4 +1,4 @@
-"""What holds for every registered defense, audit, model and selection: a new one is tested by being registered."""
+"""What holds for every registered defense, audit, detector, model and selection: registered, and so tested."""
 
 import inspect
 from functools import cache
@@ -21,6 +21,7 @@ from bdjax.cells.lift import batched, pick, stack
 from bdjax.data import sources
 from bdjax.defenses import DEFENSES
 from bdjax.detection import DETECTORS
+from bdjax.detection.parts.scoring import score_all
 from bdjax.io.store.trees import load_trained, save_trained
 from bdjax.keys import number, root
 from bdjax.models import MODELS
@@ -60,8 +61,11 @@ SMALLEST = {
     "retuning": "rows=10,poisoned=2,epochs=1,batch=5",
     "reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "connectivity": "points=3,epochs=1,batch=8",
+    "detector spectral": "percentile=60",
+    "detector strip": "overlays=3,fpr=0.5",
+    "detector scale_up": "noise=0.5,standardized=false",
 }
-"""Settings at which a defense or an audit takes a moment and shows on a few small images."""
+"""Settings at which a method takes a moment and shows on a few small images; a detector's name follows `detector`."""
 
 NARROW = {"image_bound": 0.0, "feature_bound": 0.0, "reversed": 0.5}
 
@@ -78,6 +82,7 @@ OTHER = {
     "clp": {"allowed": 0.0, "u": 2.0},
     "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
+    "detector scale_up": {"noise": 3.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 
@@ -90,9 +95,11 @@ def own(registry: dict[str, Method]) -> dict[str, Method]:
     return {name: method for name, method in registry.items() if method.make.__module__.startswith("bdjax.")}
 
 
-METHODS = own(DEFENSES) | own(AUDITS)
+METHODS = own(DEFENSES) | own(AUDITS) | {f"detector {name}": method for name, method in own(DETECTORS).items()}
 CARDED = [own(each) for each in (ATTACKS, SELECTIONS, DEFENSES, AUDITS, DETECTORS, ANALYSES, MODELS)]
-CARDS = [pytest.param(name, method, id=name) for each in CARDED for name, method in each.items()]
+CARDS = [
+    pytest.param(name, method, id=f"{name} {method.card.stage}") for each in CARDED for name, method in each.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +131,7 @@ def scene() -> Scene:
     select = SELECTIONS["random"].make(net, SHAPE, CLASSES)
     return Scene(
         net, CLASSES, 1, True, select, clean=5, valid=2, reserved=False, barred=np.zeros(ROWS, bool), attack=attack
-    )
+    )._replace(judges="rows")
 
 
 class Built(NamedTuple):
@@ -138,12 +145,15 @@ class Built(NamedTuple):
 
 
 def build(name: str) -> Built:
-    registry = DEFENSES if name in DEFENSES else AUDITS
-    spec = lookup(f"{name}:{SMALLEST[name]}", registry, "method")
-    made = registry[name].make(network(), SHAPE, CLASSES, **spec.static)
+    plain = name.removeprefix("detector ")
+    registry = DETECTORS if plain != name else DEFENSES if name in DEFENSES else AUDITS
+    spec = lookup(f"{plain}:{SMALLEST[name]}", registry, "method")
+    made, card = registry[plain].make(network(), SHAPE, CLASSES, **spec.static), registry[plain].card
+    stages = made if registry is DEFENSES else made.stages
+    if registry is DETECTORS:
+        stages = (*stages, score_all(network(), made, lambda given: given.suspects))
     audit = made if registry is AUDITS else None
-    card = registry[name].card
-    return Built(card, card.needs_of(spec.static), audit.stages if audit else made, audit, dict(spec.traced))
+    return Built(card, card.needs_of(spec.static), stages, audit, dict(spec.traced))
 
 
 def compiled(function, how: str, *arguments):
@@ -259,6 +269,21 @@ def test_cells_in_a_batch_are_what_they_are_alone(name):
     assert differ(found.alone[0], found.alone[1])
 
 
+@pytest.mark.parametrize("name", sorted(own(DETECTORS)))
+def test_the_size_of_a_batch_changes_no_score(name):
+    built = build(f"detector {name}")
+    spec = lookup(f"{name}:{SMALLEST[f'detector {name}']}", DETECTORS, "detector")
+    made = DETECTORS[name].make(network(), SHAPE, CLASSES, **spec.static)
+    small = score_all(network(), made._replace(batch=5), lambda given: given.suspects)
+    program = compiled(whole(built._replace(stages=(*made.stages, small))), "map", (), *_first(built))
+    found = pick(program((), *_first(built))[1], 0)[0].carry["score"]
+    chex.assert_trees_all_close(found, run(f"detector {name}").alone[0][0].carry["score"], rtol=1e-9, atol=1e-9)
+
+
+def _first(built: Built):
+    return cells(PAIRS[:1], [built.settings]), shared(), jnp.int32(1), jnp.int32(AT_ONCE)
+
+
 @pytest.mark.parametrize("how", ["map", "vmap"])
 def test_an_epoch_in_pieces_is_an_epoch(name, how):
     found = run(name)
@@ -269,7 +294,8 @@ def test_an_epoch_in_pieces_is_an_epoch(name, how):
 
 def test_one_program_serves_other_seeds_and_counts(name):
     found = run(name)
-    settings, sees = found.built.settings, {"train"} & set(found.built.needs)
+    needs = set(found.built.needs).union(*(stage.sees for stage in found.built.stages))
+    settings, sees = found.built.settings, {"train", "suspects"} & needs
     before = found.alone[0]
     assert differ(pick(found.call(cells([(5, 6)], [settings])), 0), before)
     assert differ(pick(found.call(cells([(0, 12)], [settings])), 0), before) == bool(sees)
@@ -376,7 +402,7 @@ def test_card_is_complete(name, method):
         assert set(spec.static) | set(spec.traced) == set(card.settings)
 
 
-@pytest.mark.parametrize("name", sorted({**own(DEFENSES), **own(AUDITS)}))
+@pytest.mark.parametrize("name", sorted(own(DEFENSES) | own(AUDITS)))
 def test_defenses_and_audits_say_when_they_act_and_what_they_change(name):
     assert METHODS[name].card.stage
     assert METHODS[name].card.changes

@@ -9,9 +9,9 @@ from bdjax import metrics, train
 from bdjax.cards import lookup
 from bdjax.data import sources
 from bdjax.defenses.fine_pruning import FINE_PRUNING, accuracies, activity, last, masks, without
-from bdjax.defenses.parts import heads
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
+from bdjax.models.parts import heads
 from bdjax.types import Batch, Data, Given, Layer, Net, Source, Trained, Weights
 
 METHODS = {"fine_pruning": FINE_PRUNING}

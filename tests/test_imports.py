@@ -40,7 +40,7 @@ CONFINED = {
     "orbax": ["io"],
     "pandas": ["report"],
     "safetensors": ["io"],
-    "sklearn": ["io"],
+    "sklearn": ["detection", "io", "metrics"],
     "tensorflow_datasets": ["io"],
     "torch": ["bench", "io"],
     "tyro": ["cli"],
@@ -94,9 +94,10 @@ def test_imports_point_down(path):
             assert own == "cli", f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("folder", ["attacks", "selections", "defenses", "audits", "analysis", "models"])
+@pytest.mark.parametrize("folder", ["attacks", "selections", "defenses", "audits", "detection", "analysis", "models"])
 def test_in_a_methods_folder_every_file_is_an_entry_of_its_registry(folder):
-    registry = getattr(bdjax, folder.upper() if folder != "analysis" else "ANALYSES")
+    names = {"analysis": "ANALYSES", "detection": "DETECTORS"}
+    registry = getattr(bdjax, names.get(folder, folder.upper()))
     names = {name for name, method in registry.items() if method.make.__module__.startswith("bdjax.")}
     files = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"}
     assert files == names | ({"poisoned_set"} if folder == "attacks" else set())  # the entry of `set:PATH`

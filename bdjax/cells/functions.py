@@ -12,6 +12,7 @@ from bdjax import metrics, train
 from bdjax.data import images, poison, sources
 from bdjax.keys import root, stream
 from bdjax.types import (
+    COVER,
     POISONED,
     Array,
     Attack,
@@ -51,6 +52,8 @@ class Cell:
     priority: Array | None = None  # float (n,): of rows for poisoning, as a search left it or finds it
     poison: Poison | None = None
     order: Array | None = None  # int32 (n,): rows in the order in which the attack poisons them
+    suspects: Array | None = None  # int32 (m,): what a detector judges; see `draw_suspects`
+    truth: Array | None = None  # int8 (m,) of it: 1 has the trigger, 0 has not, -1 does not count
     clean: Array | None = None  # int32: rows of the defender's clean set
     valid: Array | None = None  # int32: rows on which thresholds are chosen
     victim: Weights | None = None
@@ -74,6 +77,8 @@ class Scene(NamedTuple):
     attack: Attack = poison.NO_ATTACK
     own: bool = False  # whether the running stages are the attacker's own training
     searching: bool = False  # whether that is a search for the rows to poison
+    judges: str = ""  # what a detector judges: "rows", "queries" or nothing
+    suspects: int = 0  # how many of them; 0 for all
 
 
 def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -99,7 +104,35 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     # Where an attacker poisons batch by batch, the roles on record are those of no row that was trained on.
     overlap = jnp.full((), jnp.nan) if attack.train else jnp.mean((drawn.role[clean] == POISONED).astype(real()))
     kept = jnp.where(eligible, priority, -jnp.inf) if scene.searching else None
-    return cell.replace(poison=drawn, order=order, clean=clean, valid=valid, priority=kept), overlap
+    cell = cell.replace(poison=drawn, order=order, clean=clean, valid=valid, priority=kept)
+    if scene.judges:
+        suspects, truth = draw_suspects(scene, cell, shared)
+        cell = cell.replace(suspects=suspects, truth=truth)
+    return cell, overlap
+
+
+def draw_suspects(scene: Scene, cell: Cell, shared: Shared) -> tuple[Array, Array]:
+    """What a detector judges, int32 (m,), and its truth, int8 (m,): 1 has the trigger, 0 has not, -1 does not count.
+
+    Of "rows": random rows of the training set, in its order; cover samples do not count. Of "queries", half of them
+    random test images, half random ones with the trigger, shuffled: a number from the size t of the test set on means
+    the triggered image of row number - t. Those that the attack would not move do not count, nor any without poison.
+    """
+    key, rows = stream(root(cell.seed), "suspects"), jnp.arange(shared.train.label.size, dtype=jnp.int32)
+    if scene.judges == "rows":
+        chosen = jnp.sort(jax.random.permutation(key, rows)[: scene.suspects or rows.size])
+        role = cell.poison.role[chosen]
+        return chosen, jnp.where(role == COVER, -1, role == POISONED).astype(jnp.int8)
+    label = shared.test.label
+    half = min(-(-scene.suspects // 2) or label.size, label.size)
+    clean = jax.random.permutation(stream(key, "clean"), jnp.arange(label.size, dtype=jnp.int32))[:half]
+    moved = poison.counted(label, scene.attack.goal)
+    lots = jax.random.uniform(stream(key, "triggered"), label.shape, real())
+    triggered = jnp.lexsort((lots, ~moved))[:half].astype(jnp.int32)
+    counts = jnp.where(moved[triggered] & (cell.count > 0), 1, -1)
+    order = jax.random.permutation(stream(key, "order"), jnp.arange(2 * half))
+    truth = jnp.concatenate([jnp.zeros(half, jnp.int8), counts.astype(jnp.int8)])
+    return jnp.concatenate([clean, label.size + triggered])[order], truth[order]
 
 
 def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
@@ -113,8 +146,19 @@ def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -
     def queried(data: Data):
         return sources.stamped(data, trigger, attack.query, shared.assets)
 
+    def seen():
+        return sources.poisoned(shared.train, cell.poison, attack, shared.assets)
+
+    def judged():
+        if scene.judges == "rows":
+            return sources.subset(seen(), cell.suspects)
+        asked = sources.concatenated(sources.split(shared.test), queried(shared.test))
+        hidden = sources.mapped(asked, lambda batch: batch.replace(label=jnp.full_like(batch.label, -1)))
+        return sources.subset(hidden, cell.suspects)
+
     offers = {
-        "train": lambda: sources.poisoned(shared.train, cell.poison, attack, shared.assets),
+        "train": seen,
+        "suspects": judged,
         "clean": lambda: sources.subset(whole, cell.clean),
         "valid": lambda: sources.subset(whole, cell.valid),
         "victim": lambda: cell.victim,
@@ -156,6 +200,7 @@ def stage(scene: Scene, running: Stage, needs: tuple[str, ...]) -> StageFunction
 
     They take the `keys.number` of its random streams, so that equal stages of a method share their programs.
     """
+    needs = (*needs, *running.sees)
 
     def key(cell: Cell, number: Array) -> Key:
         return stream(root(cell.seed), number)
@@ -188,7 +233,7 @@ def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shar
     """Steps in each epoch of a stage for cells of these shapes."""
 
     def order(cell: Cell, shared: Shared) -> Batches:
-        given = make_given(scene, needs, cell, shared)
+        given = make_given(scene, (*needs, *running.sees), cell, shared)
         state = running.init(root(cell.seed), given, cell.left and cell.left.weights)
         return running.order(root(cell.seed), state, jnp.int32(0), given)
 

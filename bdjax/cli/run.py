@@ -38,6 +38,12 @@ class Run:
     """Written as attacks are, e.g. none ft ft_sam:rho=2. Else: none."""
     audits: _option(tuple[str, ...], "AUDIT ...") = None
     """Written as attacks are, e.g. retuning. Else: no audit."""
+    detectors: _option(tuple[str, ...], "DETECTOR ...") = None
+    """Written as attacks are, e.g. spectral strip:overlays=20; they judge undefended victims. Else: no detector."""
+    suspects: _option(int, "N") = None
+    """Training rows, and queries, that a detector judges, drawn at random. Else: all."""
+    keep_scores: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Keep the score of every suspect, for histograms and `bdjax.load_scores`."""
     selection: _option(str, "SELECTION") = None
     """Which rows are poisoned first. Else: random."""
     recipe: _option(str, "SETTINGS") = None
@@ -80,9 +86,10 @@ class Run:
         """The fields of a study that options give."""
         if self.flip and self.no_flip:
             raise InvalidInput("both --flip and --no-flip; give one of them")
-        own = ("study", "out", "plugin", "flip", "no_flip")
+        own = ("study", "out", "plugin", "flip", "no_flip", "keep_scores")
         given = {name: value for name, value in vars(self).items() if value is not None and name not in own}
         given |= {"plugins": self.plugin} if self.plugin else {}
+        given |= {"keep_scores": True} if self.keep_scores else {}
         return given | ({"flip": self.flip} if self.flip or self.no_flip else {})
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.defenses.parts import heads
 from bdjax.defenses.parts.pruning import once
 from bdjax.defenses.parts.thresholds import ACCURACY, BENCHMARK, accepted
 from bdjax.keys import stream
+from bdjax.models.parts import heads
 from bdjax.train import recipes
 from bdjax.types import Array, Batch, Given, Key, Net, Source, Stage, Weights, real
 

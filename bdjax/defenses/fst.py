@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses import ft
-from bdjax.defenses.parts import heads
+from bdjax.models.parts import heads
 from bdjax.train import recipes
 
 CARD = Card(

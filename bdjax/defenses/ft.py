@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses.parts import heads
 from bdjax.keys import stream
+from bdjax.models.parts import heads
 from bdjax.train import recipes
 from bdjax.types import Net, PyTree, Stage
 

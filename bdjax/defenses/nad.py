@@ -14,8 +14,8 @@ import jax
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses.parts import heads
 from bdjax.defenses.parts.attention import distance, resolved
+from bdjax.models.parts import heads
 from bdjax.train import Clock, recipes
 from bdjax.types import Batch, Net, PyTree, Trained, Weights
 

@@ -7,9 +7,9 @@ vector of the class's centred features points there.
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.defenses.parts import heads
 from bdjax.defenses.parts.pruning import once
 from bdjax.detection.parts import signatures
+from bdjax.models.parts import heads
 from bdjax.train import recipes
 
 CARD = Card(

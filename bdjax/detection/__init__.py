@@ -1,3 +1,11 @@
-"""Detectors of poisoned rows and triggered queries. None has been written yet."""
+"""Detectors: how suspect is an image, among training rows or among queries?"""
 
-DETECTORS = {}
+from bdjax.detection.scale_up import SCALE_UP
+from bdjax.detection.spectral import SPECTRAL
+from bdjax.detection.strip import STRIP
+
+DETECTORS = {
+    "spectral": SPECTRAL,
+    "strip": STRIP,
+    "scale_up": SCALE_UP,
+}

@@ -11,7 +11,7 @@ import numpy as np
 from bdjax import metrics
 from bdjax.cells import functions, lift
 from bdjax.cells.functions import Cell, Shared, scalars
-from bdjax.engine import samples
+from bdjax.engine import detections, samples
 from bdjax.engine.programs import Context
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import Checkpoint
@@ -49,6 +49,8 @@ def run(context: Context, group: Group, jobs: list[Job]) -> None:
     trained, finite = stage_run.run() if group.stages else (None, None)
     if group.kind == "audit":
         _audit(context, group, jobs, cells.replace(left=trained), shared)
+    elif group.kind == "detect":
+        detections.keep(context, group, jobs, stage_run.cells, shared, trained, stage_run.position.seconds)
     else:
         _keep(context, jobs, trained, finite, stage_run.position)
     stage_run.checkpoint.remove()

@@ -15,7 +15,6 @@ from bdjax.errors import InvalidInput
 from bdjax.io.store import results
 from bdjax.io.store.store import Store
 from bdjax.study.groups import Group
-from bdjax.study.jobs import TRAINING
 from bdjax.study.resolve import Work
 from bdjax.types import PyTree
 
@@ -153,7 +152,7 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         group.checkpoints.append((compiled(f"advance {index}", carry, cells)[0], cells.left))
         trained = compiled(f"finish {index}", carry, cells)[1][0]
         cells = cells.replace(left=trained)
-    if group.kind not in TRAINING:
+    if group.kind in ("score", "audit"):
         compiled(group.kind, (), cells)
     memory.release()
     return max(program.bytes for program in group.programs.values())

@@ -23,7 +23,7 @@ class Group:
 
     label: str  # for people
     key: str  # of plan.json: the same in every run
-    kind: str  # select, train, score, audit
+    kind: str  # select, train, score, audit, detect
     scene: Scene
     assets: str | None  # address of the attack's assets; None where it has none
     needs: tuple[str, ...]  # what the running method is given
@@ -70,6 +70,9 @@ def _key(work: Work, job: Job) -> str:
         parts["method"] = _program(work.defenses[job.method].spec)
     if job.audit is not None:
         parts["audit"] = _program(work.audits[job.audit].spec)
+    if job.detector is not None:
+        suspects = work.scene.suspects
+        parts |= {"detector": _program(work.detectors[job.detector].spec), "judges": job.judges, "suspects": suspects}
     return address(work.base | parts | {"recipe": _program(work.recipe.spec)})
 
 
@@ -100,6 +103,13 @@ def _group(work: Work, job: Job, key: str, most: int) -> Group:
         needs, audit = work.audits[job.audit].needs, work.audit_of(job.audit, job.method)
         words, traced = (job.audit, job.method, job.attack), lambda job: work.audits[job.audit].spec.traced
         return group(words, needs, "audit", audit.stages, traced, audit)
+    if job.kind == "detect":
+        scene, method = scene._replace(judges=job.judges), work.detectors[job.detector]
+        words, traced = (
+            (job.detector, "on", job.judges, job.attack),
+            lambda job: work.detectors[job.detector].spec.traced,
+        )
+        return group(words, method.needs, "detector", method.judging(job.judges), traced)
     if job.method is not None:
         method, traced = work.defenses[job.method], lambda job: work.defenses[job.method].spec.traced
         return group((job.method, job.attack), method.needs, "defense", method.stages, traced)

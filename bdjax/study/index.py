@@ -38,6 +38,9 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
             before = cells.get(place, {})
             kept = before["audits"] if before.get("model") == cell["model"] else {}
             cells[place] = cell | {"audits": kept | cell["audits"]}
+        where = ("attack", "ratio", "seed", "detector", "on")
+        asked = [*(held or {"detections": []})["detections"], *planned.detections]
+        detections = {tuple(one[name] for name in where): one for one in asked}
         about = {
             text: {"oracle": method.oracle, "version": method.card.version} for text, method in work.defenses.items()
         }
@@ -47,6 +50,7 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
             "defenses": (held or {"defenses": {}})["defenses"] | about,
             "cards": list({card["name"]: card for card in (held or {"cards": []})["cards"] + cards}.values()),
             "cells": list(cells.values()),
+            "detections": list(detections.values()),
         }
 
     store.update_json("study.json", results.STUDY, change)

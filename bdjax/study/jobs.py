@@ -1,8 +1,8 @@
 """The jobs that answer a study.
 
 A job makes one thing with a content address: a choice of rows to poison, a victim, a purified model, a score, an
-audit. Its address is the hash of all that it depends on and of nothing else, so a new seed, ratio or defense adds jobs
-and changes none.
+audit, a detection. Its address is the hash of all that it depends on and of nothing else, so a new seed, ratio or
+defense adds jobs and changes none.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,17 @@ TRAINING = ("select", "train")
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to make. attack, method and audit are texts of the study, or None where the thing is independent."""
+    """One thing to make. attack, method, audit and detector are texts of the study; None where it does not depend."""
 
-    kind: str  # select, train, score, audit
+    kind: str  # select, train, score, audit, detect
     address: str
     seed: int
     count: int  # rows to poison
     attack: str | None
     method: str | None  # the defense; None for a victim, and for scores of unwrapped networks
     audit: str | None = None
+    detector: str | None = None
+    judges: str = ""  # rows or queries, of a detector
     model: str | None = None  # address of the model that it starts from
     clean_model: str | None = None
     backdoored: str | None = None
@@ -43,6 +45,7 @@ class Plan:
 
     jobs: list[Job]  # in an order in which they can be done
     cells: list[dict[str, Any]]  # for study.json: coordinates, and the addresses of model, score and audits
+    detections: list[dict[str, Any]]  # for study.json: coordinates and addresses
 
 
 def plan(work: Work) -> Plan:
@@ -57,9 +60,10 @@ def plan(work: Work) -> Plan:
         for ratio, count in counts(work.study, text, names, attack, work.dataset, work.held(text)).items():
             for seed in work.study.seeds:
                 listing.add_cells(_Victim(text, ratio, count, int(seed)))
-    order = {"select": 0, "train": 1, "score": 2, "audit": 3}
+    order = {"select": 0, "train": 1, "score": 2, "detect": 3, "audit": 4}
     ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}  # victims first
-    return Plan(sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method])), listing.cells)
+    jobs = sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method]))
+    return Plan(jobs, listing.cells, listing.detections)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class _Listing:
         self.work = work
         self.jobs: dict[str, Job] = {}
         self.cells: list[dict[str, Any]] = []
+        self.detections: list[dict[str, Any]] = []
         self.rows = [work.scene.clean, work.scene.valid, np.flatnonzero(work.scene.barred).tolist()]
 
     def _add(self, identity: dict[str, Any], **about: Any) -> str:
@@ -102,6 +107,19 @@ class _Listing:
             cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
             audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
             self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
+        about = {
+            "seed": victim.seed,
+            "count": victim.count,
+            "attack": victim.attack,
+            "model": undefended,
+            "trigger": undefended if attack.train else None,
+            "selection": self._selection(victim.attack, victim.count, victim.seed),
+        }
+        for text, method in self.work.detectors.items():
+            for judges in method.detector.on:
+                place = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "detector": text}
+                name = self._detection(text, judges, about)
+                self.detections.append(place | {"on": judges, "address": name})
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
         return None if text is None else self.work.attacks[text][0].identity()
@@ -195,3 +213,17 @@ class _Listing:
         identity |= {"backdoored": backdoored} | ({"clean_model": clean_model} if clean_model else {})
         models = {"clean_model": clean_model, "backdoored": backdoored}
         return self._add(identity, kind="audit", audit=audit, **models, **about)
+
+    def _detection(self, text: str, judges: str, about: dict[str, Any]) -> str:
+        identity = {
+            "make": "detection",
+            "model": about["model"],
+            "attack": self._attack(about["attack"]),
+            "count": about["count"],
+            "detector": self.work.detectors[text].spec.identity(),
+            "judges": judges,
+            "suspects": self.work.scene.suspects,
+            "scores": self.work.study.keep_scores,
+            "clean": self.rows,
+        }
+        return self._add(identity, kind="detect", method=None, detector=text, judges=judges, **about)

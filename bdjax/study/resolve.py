@@ -1,23 +1,25 @@
 """A study resolved: checked against what there is, its methods built for its network and data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bdjax import attacks, audits, cards, defenses, models, selections
+from bdjax import attacks, audits, cards, defenses, detection, models, selections
 from bdjax.attacks.parts.pictures import identified
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Card, Spec
 from bdjax.cells import memory
-from bdjax.cells.functions import Cell, Scene, Shared, scalars, steps, wrapped
+from bdjax.cells.functions import Cell, Scene, Shared, draw_suspects, scalars, steps, wrapped
+from bdjax.detection.parts.scoring import score_all
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
 from bdjax.keys import root
 from bdjax.study import Study, plugins, study, user_sets
-from bdjax.types import Attack, Audit, Net, Poison, Stage, Weights, real
+from bdjax.types import Attack, Audit, Detector, Net, Poison, Stage, Weights, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
@@ -25,17 +27,23 @@ ENGINE = 1
 
 @dataclass
 class Method:
-    """A defense or audit as built for the study's network."""
+    """A defense, audit or detector as built for the study's network."""
 
     spec: Spec
     card: Card
     needs: tuple[str, ...]  # fields of Given, under its settings
     stages: tuple[Stage, ...] = ()  # of a defense; an audit is built for the network that it is put to
+    detector: Detector | None = None
+    scoring: Mapping[str, Stage] = field(default_factory=dict)  # of a detector, by what it judges
 
     @property
     def oracle(self) -> bool:
         """Whether it uses what a defender would not have."""
         return cards.is_oracle(self.needs)
+
+    def judging(self, judges: str) -> tuple[Stage, ...]:
+        """All stages of a detector that judges rows or queries."""
+        return (*self.detector.stages, self.scoring[judges])
 
 
 @dataclass
@@ -51,6 +59,7 @@ class Work:
     attacks: dict[str, tuple[Spec, Attack]]
     defenses: dict[str, Method]
     audits: dict[str, Method]
+    detectors: dict[str, Method]
     selection: Spec
     base: dict[str, Any]  # what all of the study depends on
 
@@ -78,7 +87,7 @@ class Work:
         found = [models.MODELS[self.model.name].card]
         found += [attacks.ATTACKS[name].card for name in used if name != SET.name]
         found += [selections.SELECTIONS[self.selection.name].card]
-        found += [method.card for method in (*self.defenses.values(), *self.audits.values())]
+        found += [method.card for method in (*self.defenses.values(), *self.audits.values(), *self.detectors.values())]
         found += [SET] * (SET.name in used)
         return list({id(card): card for card in found}.values())
 
@@ -118,6 +127,7 @@ def resolve(asked: Study) -> Work:
         attacks=built,
         defenses={text: _defense(spec, net, shape, classes) for text, spec in specs.defenses.items()},
         audits={text: _audit(spec, shape) for text, spec in specs.audits.items()},
+        detectors={text: _detector(spec, net, shape, classes) for text, spec in specs.detectors.items()},
         selection=selection,
         base={
             "engine": ENGINE,
@@ -142,6 +152,7 @@ class _Specs(NamedTuple):
     attacks: dict[str, Spec]  # without users' own sets
     defenses: dict[str, Spec]
     audits: dict[str, Spec]
+    detectors: dict[str, Spec]
 
 
 def _parse(asked: Study) -> _Specs:
@@ -158,7 +169,15 @@ def _parse(asked: Study) -> _Specs:
         defenses=all_of(asked.defenses, defenses.DEFENSES, "defense"),
         recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense"),
         audits=all_of(asked.audits, audits.AUDITS, "audit"),
+        detectors={text: _lookup_detector(text) for text in asked.detectors},
     )
+
+
+def _lookup_detector(text: str) -> Spec:
+    name = cards.split(text)[0]
+    if name not in detection.DETECTORS and name in audits.AUDITS:
+        raise InvalidInput(f"{name} asks a whole model, not images; give --audits {text}")
+    return cards.lookup(text, detection.DETECTORS, "detector")
 
 
 def _recipe(spec: Spec, dataset: datasets.Dataset) -> dict[str, Any]:
@@ -173,9 +192,12 @@ def _rehearse(work: Work) -> None:
     victim = jax.eval_shape(work.net.init, root(0))
     _check_memory(work.study, victim)
     data, label = Shared(work.dataset.train, work.dataset.test), work.dataset.train.label
-    asked = [(method.stages, method) for method in work.defenses.values()]
-    asked += [(work.audit_of(text, None).stages, method) for text, method in work.audits.items()]
-    for stages, method in asked:
+    asked = [(method.stages, method, "") for method in work.defenses.values()]
+    asked += [(work.audit_of(text, None).stages, method, "") for text, method in work.audits.items()]
+    for method in work.detectors.values():
+        asked += [(method.judging(judges), method, judges) for judges in method.detector.on]
+    for stages, method, judges in asked:
+        scene = work.scene._replace(judges=judges)
         cell = Cell(
             seed=np.uint32(0),
             count=np.int32(0),
@@ -189,8 +211,11 @@ def _rehearse(work: Work) -> None:
             clean_model=victim,
             backdoored=victim,
         )
+        if judges:
+            suspects, truth = jax.eval_shape(partial(draw_suspects, scene), cell, data)
+            cell = cell.replace(suspects=suspects, truth=truth)
         if stages:
-            steps(work.scene, stages[0], method.needs, cell, data)
+            steps(scene, stages[0], method.needs, cell, data)
 
 
 def _check_selection(work: Work) -> None:
@@ -214,7 +239,18 @@ def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, b
     select = make(net, dataset.shape, dataset.count, **selection.static)
     clean, valid = _shares(asked, dataset, barred)
     reserved = asked.clean == "reserved"
-    return Scene(net, dataset.count, dataset.padding, dataset.flip, select, clean, valid, reserved, barred)
+    return Scene(
+        net,
+        dataset.count,
+        dataset.padding,
+        dataset.flip,
+        select,
+        clean,
+        valid,
+        reserved,
+        barred,
+        suspects=asked.suspects,
+    )
 
 
 def _check_size(card: Card, shape: tuple[int, int, int]) -> None:
@@ -240,6 +276,16 @@ def _audit(spec: Spec, shape) -> Method:
     card = audits.AUDITS[spec.name].card
     _check_size(card, shape)
     return Method(spec, card, card.needs_of(spec.static))
+
+
+def _detector(spec: Spec, net: Net, shape, classes: int) -> Method:
+    method = detection.DETECTORS[spec.name]
+    _check_size(method.card, shape)
+    detector = method.make(net, shape, classes, **spec.static)
+    scoring = {
+        judges: score_all(net, detector, lambda given: given.suspects, judges == "queries") for judges in detector.on
+    }
+    return Method(spec, method.card, method.card.needs_of(spec.static), detector=detector, scoring=scoring)
 
 
 def _shares(asked: Study, dataset: datasets.Dataset, barred: np.ndarray) -> tuple[int, int]:

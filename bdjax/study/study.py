@@ -11,12 +11,14 @@ from bdjax.cells.lift import DRIVERS
 from bdjax.errors import InvalidInput
 
 TEXTS = ("dataset", "model", "selection", "recipe", "clean", "driver", "memory")
-LISTS = ("attacks", "defenses", "audits", "plugins")
+LISTS = ("attacks", "defenses", "audits", "detectors", "plugins")
 KINDS = dict.fromkeys((*TEXTS, *LISTS), (str, "text")) | {
     "ratios": (Real | str, "fractions, or attack=fraction"),
     "seeds": (Integral, "whole numbers"),
     "clean_ratio": (Real, "a fraction between 0 and 1"),
     "valid_ratio": (Real, "a fraction between 0 and 1"),
+    "suspects": (Integral, "a whole number"),
+    "keep_scores": (bool, "true or false"),
     "flip": (bool | None, "true or false"),
 }
 """Of what type each field of a study, or each entry of a list, must be."""
@@ -33,6 +35,9 @@ class Study:
     seeds: Iterable[int] = (0, 1, 2, 3)
     defenses: tuple[str, ...] = ("none",)
     audits: tuple[str, ...] = ()
+    detectors: tuple[str, ...] = ()  # of poisoned training rows or triggered queries, put to undefended victims
+    suspects: int = 0  # training rows, or queries, that a detector judges, drawn at random; 0 for all
+    keep_scores: bool = False  # whether the score of every suspect is kept
     selection: str = "random"
     recipe: str = ""  # settings of whoever trains the victim: "epochs=15,batch=64"; "" is the dataset's own
     clean: str = "any"  # the defender's clean rows: `any` rows, or `reserved` from the attacker
@@ -74,6 +79,8 @@ def check(study: Study) -> None:
             raise InvalidInput(f"seed {seed}; give whole numbers from 0 to {2**31 - 1}")
     if study.driver not in ("auto", *DRIVERS):
         raise InvalidInput(f"driver {study.driver!r}; choose from auto, {', '.join(DRIVERS)}")
+    if study.suspects < 0 or study.suspects == 1:
+        raise InvalidInput(f"suspects {study.suspects}; give 2 or more, or 0 for all")
     if study.clean not in ("any", "reserved"):
         raise InvalidInput(f"clean {study.clean!r}; choose any or reserved")
     if study.memory:
@@ -86,5 +93,5 @@ def _check_types(study: Study) -> None:
     for name, (kind, allowed) in KINDS.items():
         value = getattr(study, name)
         for one in value if isinstance(value, tuple) else (value,):
-            if not isinstance(one, kind) or (isinstance(one, bool) and name != "flip"):
+            if not isinstance(one, kind) or (isinstance(one, bool) and name not in ("flip", "keep_scores")):
                 raise InvalidInput(f"{name}: {one!r}; give {allowed}")

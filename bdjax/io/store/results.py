@@ -2,7 +2,8 @@
 
 A shard of kind `run` holds a row for every model trained in a chunk: its address, seconds, status, and its training
 curves in the group `curves`; one of kind `score`, a row for every model scored under an attack; one of kind `audit`,
-the figures of an audit. Rows find their cells through study.json, so a model that serves many cells is stored once.
+the figures of an audit; one of kind `detect`, those of a detector on a victim. Rows find their cells through
+study.json, so a model that serves many cells is stored once.
 """
 
 import io
@@ -18,13 +19,15 @@ from bdjax.cards import split
 from bdjax.errors import InvalidInput
 from bdjax.io.files import write_atomically
 from bdjax.io.store.store import address, read_json
+from bdjax.io.store.trees import load_tree
 from bdjax.metrics import der
+from bdjax.metrics.detection import FIGURES, GRID
 
 OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
 """What `status` says of a cell: has its numbers, became NaN in training, not run, not asked for."""
 
-KINDS = ("run", "score", "audit")
-STUDY = ("base", "attributes", "defenses", "cards", "cells")
+KINDS = ("run", "score", "audit", "detect")
+STUDY = ("base", "attributes", "defenses", "cards", "cells", "detections")
 PLAN = ("driver", "convolution", "groups", "held")
 PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
 """Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
@@ -118,6 +121,9 @@ def load(folder: str | Path) -> xr.Dataset:
         overlap (the share of the defender's clean rows whose copies are poisoned) and, if some attack has it, cross
         (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not run, -2 not asked for, as an attack at
         another's ratio); audits as <audit>_<figure>. Cells without results are NaN.
+        Where detectors were asked for, also dims detector (str) and on ("rows", "queries"): float64 fractions of dims
+        (attack, ratio, seed, detector, on) as `metrics.detection.judge` gives them, `roc` with the further dim
+        false_alarms, and detection_seconds.
 
     Raises:
         InvalidInput: no study is there, or a shard is damaged.
@@ -135,7 +141,43 @@ def load(folder: str | Path) -> xr.Dataset:
     table = _Table(axes, _prefixes(cells))
     for cell in cells:
         table.fill(cell, rows)
-    return table.dataset(index, folder)
+    found = table.dataset(index, folder)
+    return found.merge(_detections(index["detections"], axes, rows["detect"])) if index["detections"] else found
+
+
+def _detections(asked: list[dict], axes: dict[str, list], rows: dict[str, dict]) -> xr.Dataset:
+    """What detectors found, dims (attack, ratio, seed, detector, on)."""
+    own = {"detector": list(dict.fromkeys(one["detector"] for one in asked)), "on": ["rows", "queries"]}
+    axes = {name: axes[name] for name in ("attack", "ratio", "seed")} | own
+    places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
+    shape = tuple(len(values) for values in axes.values())
+    columns = {name: np.full(shape, np.nan) for name in (*FIGURES, "detection_seconds")}
+    columns["roc"] = np.full((*shape, GRID.size), np.nan)
+    for one in asked:
+        where = tuple(places[dim][one[dim]] for dim in axes)
+        for name, value in rows.get(one["address"], {}).items():
+            columns[name][where] = value
+    dims = {"roc": (*axes, "false_alarms")}
+    coordinates = {name: _coordinate(name, values) for name, values in axes.items()} | {"false_alarms": GRID}
+    return xr.Dataset({name: (dims.get(name, tuple(axes)), value) for name, value in columns.items()}, coordinates)
+
+
+def load_scores(folder: str | Path) -> dict[tuple, dict[str, np.ndarray]]:
+    """The scores that a study kept, by (attack, ratio, seed, detector, on).
+
+    Each is a dict of score float (n,), larger is more suspect; truth int8 (n,): 1 has the trigger, 0 has not, -1 does
+    not count; and flagged bool (n,) where the detector decides. Empty where nothing was kept.
+
+    Raises:
+        InvalidInput: no study is there, or a file is damaged.
+    """
+    found = {}
+    for one in read_index(Path(folder))["detections"]:
+        path = Path(folder) / "scores" / f"{one['address']}.safetensors"
+        if path.exists():
+            place = tuple(one[name] for name in ("attack", "ratio", "seed", "detector", "on"))
+            found[place] = load_tree(path)[0]
+    return found
 
 
 def load_curves(folder: str | Path) -> xr.Dataset:

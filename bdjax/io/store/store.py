@@ -50,7 +50,7 @@ class Store:
 
     def __enter__(self) -> "Store":
         try:
-            for name in ("models", "results", "checkpoints", "claims", "assets", "samples"):
+            for name in ("models", "results", "checkpoints", "claims", "assets", "samples", "scores", "suspects"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._live()
         except OSError as error:

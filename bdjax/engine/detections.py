@@ -1,0 +1,80 @@
+"""What is kept of a detection: its figures, on request every score, and pictures of the most suspect images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdjax.cells import functions, lift
+from bdjax.cells.functions import Cell, Shared
+from bdjax.data import images
+from bdjax.io.store import results
+from bdjax.io.store.store import Store, address
+from bdjax.io.store.trees import load_tree, save_tree
+from bdjax.metrics.detection import judge
+from bdjax.study.groups import Group
+from bdjax.study.jobs import Job
+from bdjax.types import Trained
+
+SHOWN = 12
+"""Most suspect images that are kept of a detector under an attack."""
+
+
+class Suspects(NamedTuple):
+    """The most suspect images of one cell, most suspect first."""
+
+    image: np.ndarray  # uint8 (m, height, width, channels)
+    poisoned: np.ndarray  # bool (m,)
+    score: np.ndarray  # float (m,)
+
+
+def keep(context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, left: Trained, seconds: float) -> None:
+    """Write what a chunk of detections found; the figures last, for they make the jobs done."""
+    truth = np.asarray(cells.truth)
+    left = {name: np.asarray(value) for name, value in left.carry.items()}
+    for index, job in enumerate(jobs if context.work.study.keep_scores else []):
+        kept = {name: value[index] for name, value in left.items()} | {"truth": truth[index]}
+        save_tree(scores_path(context.store, job.address), kept)
+    _show(context.store, group, jobs, cells, shared, left["score"])
+    flagged = left.get("flagged", [None] * len(jobs))
+    found = [judge(*one) for one in zip(left["score"], truth, flagged, strict=False)][: len(jobs)]
+    rows = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    rows |= {"address": [job.address for job in jobs], "detection_seconds": np.full(len(jobs), seconds / len(jobs))}
+    results.write_shard(context.store.folder, "detect", rows)
+
+
+def scores_path(store: Store, name: str) -> Path:
+    """Where the scores of a detection are kept."""
+    return store.folder / "scores" / f"{name}.safetensors"
+
+
+def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shared, score: np.ndarray) -> None:
+    """Keep pictures of the most poisoned cell, the first among equals, unless a stored one is as poisoned."""
+    count, place = max((job.count, -place) for place, job in enumerate(jobs))
+    job = jobs[-place]
+    path = store.folder / "suspects" / f"{address([job.attack, job.detector, job.judges])}.safetensors"
+    if not count or (path.exists() and int(load_tree(path)[1]["count"]) >= count):
+        return
+    cell, scored = lift.pick(cells, -place), np.where(cells.truth[-place] < 0, -np.inf, score[-place])
+    rows = np.argsort(-np.nan_to_num(scored, nan=-np.inf), kind="stable")[:SHOWN]
+
+    @jax.jit
+    def read(cell: Cell, shared: Shared, rows):
+        given = functions.make_given(group.scene, ("suspects",), cell, shared)
+        return images.to_uint8(given.suspects.read(rows).image)
+
+    image = read(cell, shared, jnp.asarray(rows, jnp.int32))
+    tree = {"image": image, "poisoned": cell.truth[rows] == 1, "score": scored[rows]}
+    about = {"attack": job.attack, "detector": job.detector, "on": job.judges, "count": str(count)}
+    save_tree(path, tree, about)
+
+
+def load_suspects(folder: Path) -> dict[tuple[str, str, str], Suspects]:
+    """The pictures that a study's folder has, by (attack, detector, on)."""
+    found = {}
+    for path in sorted((Path(folder) / "suspects").glob("[!.]*.safetensors")):
+        tree, about = load_tree(path)
+        found[about["attack"], about["detector"], about["on"]] = Suspects(**tree)
+    return found
