@@ -4,12 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,11 +18,13 @@ from bdjax.cards import Card, Setting
 from bdjax.errors import InvalidInput
 from bdjax.report import crossed, export, paired, ratio_figure, summary, table, write
 from bdjax.report.figures import COLOURS, INK, audited_panel, ratio_panel
+from bdjax.report.headline import headline, unfinished
 from bdjax.report.page import render
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import student
 from bdjax.report.svg import inline
-from bdjax.report.tables import pairs
+from bdjax.report.tables import pairs, ranked
+from bdjax.report.verdicts import COSTLY, DESTROYED, INEFFECTIVE, WEAK
 from bdjax.report.wording import discreet, duration, listed, percent, points, size
 
 EVIL = "<script>alert(1)</script>"
@@ -388,11 +385,10 @@ def test_page_has_unique_ids(page):
 
 
 def test_page_says_the_main_numbers(results, page):
-    asr = 100 * results["asr"].sel(ratio=0.1, defense="ft_sam:rho=2").mean("seed")
-    acc = 100 * results["acc"].sel(ratio=0.1, defense="ft_sam:rho=2").mean("seed")
-    assert f"ft_sam:rho=2 leaves the least attack success, {float(asr.mean()):.1f}%" in page
-    assert f"with a clean accuracy of\n {float(acc.mean()):.1f}%".replace("\n", "") in page
-    assert "Of 144 cells 1 diverged and 40 were not run" in page
+    asr = sorted(100 * float(one) for one in results["asr"].sel(ratio=0.1, defense="ft_sam:rho=2").mean("seed"))
+    assert re.search(rf"success that of ft_sam:rho=2 against all 3 attacks \({asr[0]:.1f}% ", page)
+    assert '<p class="lead">Unfinished: 104 of 144 cells have their numbers.' in page
+    assert "1 cell diverged in training and is part of no mean." in page
     assert "Up to 5.0% of a defender" in page
     for text in (
         "BadNets",
@@ -423,13 +419,95 @@ def test_a_study_without_numbers_has_a_page(results):
     empty = results.drop_vars(["retuning_asr", "sharpness_trace"]).assign(
         status=xarray.full_like(results["status"], -1)
     )
-    assert "144 were not run" in render(empty)
+    assert '<p class="lead">Nothing to show yet: 0 of 144 cells have their numbers.' in render(empty)
+    assert summary(empty) == "Nothing to show yet: 0 of 144 cells have their numbers.\n"
 
 
 def test_what_nobody_asked_for_is_not_missing(results):
     status = results["status"].where((results["attack"] != results["attack"][0]) | (results["ratio"] != 0.1), -2)
     unasked = int((status == -2).sum())
-    assert f"Of {144 - unasked} cells" in render(results.assign(status=status))
+    assert f" of {144 - unasked} cells" in unfinished(results.assign(status=status))
+
+
+def judged(before, after):
+    """A study of one attack with one defense, ACC and ASR by seed: before and after are lists of (acc, asr)."""
+    data = np.array([before, after]).transpose(2, 1, 0)[:, None, None]  # measure, attack, ratio, seed, defense
+    axes = {"attack": ["badnets"], "ratio": [0.1], "seed": range(len(before)), "defense": ["none", "ft"]}
+    values = {"acc": (DIMS, data[0]), "asr": (DIMS, data[1]), "ra": (DIMS, data[0])}
+    values["der"] = (DIMS, np.full(data[0].shape, 0.5))
+    values["status"] = (DIMS, np.zeros(data[0].shape, np.int8))
+    return xarray.Dataset(values, axes)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdicts"),
+    [
+        ([(0.88, 0.1), (0.87, 0.2)], ()),
+        ([(0.90, 0.9), (0.88, 0.97)], (INEFFECTIVE,)),
+        ([(0.80, 0.0), (0.90, 0.0)], (COSTLY,)),
+        ([(0.80, 0.9), (0.80, 0.9)], (COSTLY, INEFFECTIVE)),
+        ([(0.10, 0.0), (0.30, 0.0)], (DESTROYED,)),
+        ([(0.10, 0.0), (np.nan, np.nan)], (DESTROYED,)),
+        ([(np.nan, np.nan)] * 2, ()),
+    ],
+)
+def test_verdicts_are_of_paired_means(after, verdicts):
+    rows = {row.defense: row for row in table(judged([(0.92, 0.95), (0.90, 0.93)], after))}
+    assert rows["none"].verdicts == ()
+    assert rows["ft"].verdicts == verdicts
+
+
+def test_a_weak_attack_is_said_to_be_one():
+    rows = table(judged([(0.9, 0.1)], [(0.9, 0.09)]))
+    assert [row.verdicts for row in rows] == [(WEAK,), ()]
+
+
+def test_the_bound_is_what_one_asks_for():
+    results = judged([(0.9, 0.9)] * 3, [(0.8, 0.1)] * 3)
+    assert table(results)[1].verdicts == (COSTLY,)
+    assert table(results, bound=0.15)[1].verdicts == ()
+    assert "15 points" in " ".join(headline(results, table(results, bound=0.15), 0.15))
+
+
+def crowned(asr, acc):
+    """The lead of a study of attacks a and b with defenses x and y; asr and acc by defense, attack after attack."""
+    shape = (2, 1, 3, 3)
+    ones = np.ones(shape)
+    asr, acc = (np.array(one).T[:, None, None] * ones for one in (asr, acc))
+    axes = {"attack": ["a", "b"], "ratio": [0.1], "seed": range(3), "defense": ["none", "x", "y"]}
+    data = {"asr": asr, "acc": acc, "ra": asr, "der": (asr[..., :1] - asr - (acc[..., :1] - acc).clip(0) + 1) / 2}
+    data = {name: (DIMS, value) for name, value in data.items()} | {"status": (DIMS, np.zeros(shape, np.int8))}
+    results = xarray.Dataset(data, axes)
+    return " ".join(headline(results, table(results))), ranked(results, table(results))
+
+
+def test_no_crown_for_a_wrecked_model():
+    lead, order = crowned([(0.9, 0.9), (0.5, 0.6), (0.0, 0.0)], [(0.9, 0.9), (0.9, 0.9), (0.1, 0.1)])
+    assert "lowest attack success that of x against all 2 attacks (50.0% (a) to 60.0% (b))" in lead
+    assert "y kept less than 50% of the accuracy" in lead
+    assert order == ["none", "x", "y"]
+
+
+def test_attacks_that_disagree_are_not_averaged():
+    lead, _ = crowned([(0.9, 0.9), (0.1, 0.8), (0.7, 0.2)], [(0.9, 0.9)] * 3)
+    assert "x against a (10.0%) and y against b (20.0%)" in lead
+    assert "45.0%" not in lead
+
+
+def test_only_what_has_run_is_told(results):
+    """The victims of the first attack at its smaller ratios have run; asked is ratio 0.1 of all three."""
+    ran = (results["attack"] == "badnets") & (results["ratio"] < 0.1) & (results["defense"] == "none")
+    partial = results.assign(status=results["status"].where(ran, -1))
+    partial = partial.assign_attrs(models=30, models_finished=8)
+    sentences = headline(partial, table(partial))
+    assert sentences[0] == "Unfinished: 8 of 30 models are finished, 8 of 144 cells have their numbers."
+    assert len(sentences) == 2 and "applied" not in sentences[1] and "send" not in sentences[1]
+    assert summary(partial).startswith(sentences[0])
+    victims = results.assign(status=results["status"].where(results["defense"] == "none", -1))
+    lead = " ".join(headline(victims, table(victims)))
+    assert "undefended victims classify" in lead and "Among defenses" not in lead
+    one = results.assign(status=results["status"].where(results["attack"] == "badnets", -1))
+    assert "At ratio 0.1 (1 of 3 attacks so far)" in " ".join(headline(one, table(one)))
 
 
 def test_the_band_goes_on_beyond_a_ratio_that_an_attack_has_not(results):
@@ -437,121 +515,3 @@ def test_the_band_goes_on_beyond_a_ratio_that_an_attack_has_not(results):
     attack = str(results["attack"].values[0])
     band = ratio_panel(whole, attack, "asr").axes[0].collections[0].get_paths()
     assert len(band) == 1 and band[0].vertices[:, 0].max() == pytest.approx(0.1, abs=0.002)
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-FLAGS += ("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe")
-PIPES = """import fcntl, os, sys
-pair = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-os.dup2(pair[0], 3), os.dup2(pair[1], 4)
-os.execv(sys.argv[3], sys.argv[3:])"""
-
-
-class Browser:
-    """Headless Chromium spoken to through pipes 3 and 4, by its DevTools protocol."""
-
-    def __init__(self, folder):
-        (theirs, ours), (reading, writing) = os.pipe(), os.pipe()
-        self.out, self.into, self.rest = ours, reading, b""
-        flags = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}"]
-        command = [sys.executable, "-c", PIPES, str(theirs), str(writing), *flags]
-        self.process = subprocess.Popen(command, pass_fds=(theirs, writing), stderr=subprocess.DEVNULL)
-        os.close(theirs), os.close(writing)
-        self.watch = threading.Timer(60, self.process.kill)
-        self.watch.start()
-        self.number, self.events, self.session = itertools.count(1), [], {}
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = {"sessionId": attached["sessionId"]}
-        for domain in ("Page", "Runtime", "Log"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method, **params):
-        number = next(self.number)
-        message = {"id": number, "method": method, "params": params, **self.session}
-        os.write(self.out, json.dumps(message).encode() + b"\0")
-        while (message := self.read()).get("id") != number:
-            self.events.append(message)
-        return message["result"]
-
-    def read(self):
-        while b"\0" not in self.rest:
-            piece = os.read(self.into, 1 << 16)
-            assert piece, "the browser is gone"
-            self.rest += piece
-        text, self.rest = self.rest.split(b"\0", 1)
-        return json.loads(text)
-
-    def open(self, address, width, scheme):
-        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.send("Emulation.setDeviceMetricsOverride", **size)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.send("Page.navigate", url="about:blank")
-        self.events.clear()
-        self.send("Page.navigate", url=address)
-        while not self.ask("document.readyState === 'complete' && location.protocol === 'file:'"):
-            pass
-
-    def ask(self, script):
-        return self.send("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def complaints(self):
-        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        return [event for event in self.events if event.get("method") in kinds]
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        self.watch.cancel()
-        os.close(self.out), os.close(self.into)
-
-
-@pytest.fixture(scope="module")
-def browser(page, tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    folder = tmp_path_factory.mktemp("browser")
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    one = Browser(folder / "profile")
-    one.address = (folder / "report.html").as_uri()
-    yield one
-    one.close()
-
-
-COLUMN = "[...document.querySelectorAll('#table tbody tr')].map(row => row.cells[%d].dataset.value)"
-
-
-def test_browser_sorts_by_a_link_and_by_a_key(browser, results):
-    browser.open(browser.address + "#sort=-asr", 1280, "light")
-    falling = browser.ask(COLUMN % 5)
-    assert len(falling) == 36
-    numbers = [float(value) for value in falling if value]
-    assert numbers == sorted(numbers, reverse=True) and falling[len(numbers) :] == [""]
-    assert browser.ask("document.querySelector('#table [aria-sort=descending]').textContent.trim()") == "ASR"
-    browser.ask("document.querySelector('#table [data-key=acc]').focus()")
-    for kind in ("keyDown", "keyUp"):
-        browser.send(
-            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
-        )
-    rising = [float(value) for value in browser.ask(COLUMN % 4) if value]
-    assert rising == sorted(rising)
-    assert browser.ask("document.querySelectorAll('#table [aria-sort=ascending]').length") == 1
-    assert browser.complaints() == []
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_browser_shows_it_whole_on_laptop_and_phone(browser, width, scheme):
-    browser.open(browser.address, width, scheme)
-    assert browser.ask("document.documentElement.scrollWidth") <= width
-    assert (
-        browser.ask("getComputedStyle(document.body).backgroundColor")
-        == {
-            "light": "rgb(255, 255, 255)",
-            "dark": "rgb(15, 19, 24)",
-        }[scheme]
-    )
-    assert browser.ask("[...document.images].every(one => one.complete && one.naturalWidth === 8)")
-    browser.ask("document.querySelector('#ratios .legend button').click()")
-    assert browser.ask("document.querySelectorAll('figure .faded').length") > 0
-    assert browser.complaints() == []

@@ -1,12 +1,14 @@
-"""The study in a few plain sentences, all numbers from the results."""
-
-from statistics import fmean
+"""The study in a few plain sentences, all numbers from the results and none about what has not run."""
 
 import xarray
 
-from bdjax.io.store.results import ABSENT, DIVERGED, UNASKED
-from bdjax.report.tables import UNDEFENDED, Row, largest
-from bdjax.report.wording import discreet, listed, number, percent
+from bdjax.io.store.results import DIVERGED, OK, UNASKED
+from bdjax.report.tables import Row, foremost, largest
+from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, HALF, INEFFECTIVE, UNDEFENDED, WEAK
+from bdjax.report.wording import brief, discreet, listed, number, percent
+
+FEW = 3
+"""Attacks, or defenses, that a sentence names one by one; of more it gives the number."""
 
 
 def title(results: xarray.Dataset) -> str:
@@ -16,24 +18,38 @@ def title(results: xarray.Dataset) -> str:
     return f"Backdoor attacks{' and defenses' if defended else ''} on {dataset}"
 
 
-def headline(results: xarray.Dataset, rows: list[Row]) -> list[str]:
-    """What was run, how far the attacks got, and what the defenses left of them."""
-    top = largest(rows)
-    sentences = [_setting(results), _undefended(top), _defended(top)]
-    return [sentence for sentence in sentences if sentence]
+def unfinished(results: xarray.Dataset) -> str:
+    """How much of the study there is, in a sentence; empty where that is all of it."""
+    status = results["status"].values
+    asked, there = int((status != UNASKED).sum()), int((status >= OK).sum())
+    if there == asked:
+        return ""
+    models = [int(results.attrs.get(name, 0)) for name in ("models_finished", "models")]
+    trained = f"{models[0]:,} of {models[1]:,} models are finished, " if models[1] else ""
+    cells = f"{trained}{there:,} of {asked:,} cells have their numbers"
+    return f"Unfinished: {cells}." if there else f"Nothing to show yet: {cells}."
+
+
+def headline(results: xarray.Dataset, rows: list[Row], bound: float = BOUND) -> list[str]:
+    """What was asked, how far the attacks got, and which defenses left least of them at what cost.
+
+    rows: of `tables.table`, under the same `bound` on the loss of accuracy.
+    """
+    top = foremost(results, rows)
+    called = brief([*map(str, results["attack"].values), *map(str, results["defense"].values)], longest=24)
+    sentences = [unfinished(results), _setting(results), _undefended(results, top, called)]
+    sentences += [_best(top, called, bound), _blemished(top, called, bound)]
+    return [discreet(sentence) for sentence in sentences if sentence]
 
 
 def remarks(results: xarray.Dataset) -> list[str]:
     """What is missing, and how far the defender's clean data overlap with what was poisoned."""
-    return [sentence for sentence in (_missing(results), _overlap(results)) if sentence]
+    return [sentence for sentence in (_diverged(results), _overlap(results)) if sentence]
 
 
-def _missing(results: xarray.Dataset) -> str:
-    status = results["status"].values
-    parts = {"diverged": DIVERGED, "were not run": ABSENT}
-    counted = [f"{count:,} {words}" for words, code in parts.items() if (count := int((status == code).sum()))]
-    asked = int((status != UNASKED).sum())
-    return f"Of {asked:,} cells {listed(counted)}; they are left out of every mean." if counted else ""
+def _diverged(results: xarray.Dataset) -> str:
+    count = int((results["status"].values == DIVERGED).sum())
+    return f"{number(count, 'cell')} diverged in training and {_be(count)} part of no mean." if count else ""
 
 
 def _overlap(results: xarray.Dataset) -> str:
@@ -45,55 +61,95 @@ def _setting(results: xarray.Dataset) -> str:
     attrs = discreet(results.attrs)
     others = [name for name in results["defense"].values if name != UNDEFENDED]
     ratios = listed([f"{ratio:g}" for ratio in results["ratio"].values])
-    text = f"This study trained {attrs.get('model', 'a network')} on {attrs.get('dataset', 'a dataset')}"
-    text += f" under {number(results.sizes['attack'], 'attack')} at {_plural('poison ratio', results.sizes['ratio'])}"
-    text += f" {ratios}, with {number(results.sizes['seed'], 'seed')} each"
-    return text + (f", and applied {number(len(others), 'defense')} to the victims." if others else ".")
+    text = f"The study is of {attrs.get('model', 'a network')} on {attrs.get('dataset', 'a dataset')}:"
+    text += f" {number(results.sizes['attack'], 'attack')} at {_plural('poison ratio', results.sizes['ratio'])}"
+    text += f" {ratios}, {number(results.sizes['seed'], 'seed')} each"
+    return text + (f", {number(len(others), 'defense')}." if others else ".")
 
 
-def _undefended(top: dict[tuple[str, str], Row]) -> str:
+def _undefended(results: xarray.Dataset, top: dict[tuple[str, str], Row], called: dict[str, str]) -> str:
     rows = [row for (_, defense), row in top.items() if defense == UNDEFENDED]
     if not rows:
         return ""
-    rows.sort(key=lambda row: row.measures["asr"].mean)
-    weakest, strongest = rows[0], rows[-1]
-    span = f"{percent(weakest.measures['asr'].mean)}%"
-    if len(rows) > 1 and percent(weakest.measures["asr"].mean) != percent(strongest.measures["asr"].mean):
-        span += f" ({discreet(weakest.attack)}) to {percent(strongest.measures['asr'].mean)}%"
-        span += f" ({discreet(strongest.attack)})"
-    accuracy = percent(fmean(row.measures["acc"].mean for row in rows))
-    one_ratio = len({row.ratio for row in rows}) == 1
-    where = f"At ratio {rows[0].ratio:g}" if one_ratio else "At the largest ratio of each attack"
-    return (
-        f"{where}, the undefended victims classify {accuracy}% of clean test images correctly"
-        f" and send {span} of triggered ones where the attacker wants them."
-    )
+    asked = largest(results)
+    where = f"At ratio {rows[0].ratio:g}" if len({row.ratio for row in rows}) == 1 else "At each attack's largest ratio"
+    where += f" ({len(rows)} of {len(asked)} attacks so far)" if len(rows) < len(asked) else ""
+    text = f"{where}, the undefended victims classify {_span(rows, 'acc', called)} of clean test images correctly and"
+    text += f" send {_span(rows, 'asr', called)} of triggered ones where the attacker wants them."
+    weak = [called[row.attack] for row in rows if WEAK in row.verdicts]
+    if not weak:
+        return text
+    return f"{text} Below {HALF:.0%} there is little to defend against: {_some(weak, 'attack')}."
 
 
-def _defended(top: dict[tuple[str, str], Row]) -> str:
-    """The best and the worst of those defenses that ran against every attack; oracles do not compete."""
-    attacks = {attack for attack, _ in top}
-    left: dict[str, list[Row]] = {}
-    for (_, defense), row in top.items():
-        if defense != UNDEFENDED and not row.oracle:
-            left.setdefault(defense, []).append(row)
-    means = {
-        name: tuple(100 * fmean(row.measures[measure].mean for row in rows) for measure in ("asr", "acc"))
-        for name, rows in left.items()
-        if len(rows) == len(attacks)
-    }
-    if not means:
+def _best(top: dict[tuple[str, str], Row], called: dict[str, str], bound: float) -> str:
+    """Attack by attack, who leads among the defenses that keep the model; oracles do not compete."""
+    weak = {row.attack for row in top.values() if WEAK in row.verdicts}
+    rows = [row for row in top.values() if row.defense != UNDEFENDED and not row.oracle and row.attack not in weak]
+    if not rows:
         return ""
-    best, worst = min(means, key=means.get), max(means, key=means.get)
-    over = ", averaged over the attacks" if len(attacks) > 1 else ""
-    if best == worst:
-        asr, acc = means[best]
-        return f"After {best} the attacks still succeed on {asr:.1f}%, with a clean accuracy of {acc:.1f}%{over}."
+    if not any(row.lost.count for row in rows):
+        return f"Without the undefended victims ({UNDEFENDED}) the cost of a defense is unknown, so none is ranked."
+    able = [row for row in rows if row.lost.count and not row.wrecked and INEFFECTIVE not in row.verdicts]
+    if not able:
+        return f"No defense lowers attack success at a cost of at most {100 * bound:g} points of accuracy."
+    count = len({row.attack for row in rows})
+    leaders = [_leaders(able, measure, count, called) for measure in ("der", "asr")]
     return (
-        f"Of the defenses, {best} leaves the least attack success, {means[best][0]:.1f}% with a clean accuracy of"
-        f" {means[best][1]:.1f}%, and {worst} the most, {means[worst][0]:.1f}% with {means[worst][1]:.1f}%{over}."
+        f"Among defenses that lose at most {100 * bound:g} points of accuracy, the highest DER is that of {leaders[0]};"
+        f" the lowest attack success that of {leaders[1]}."
     )
+
+
+def _leaders(rows: list[Row], measure: str, count: int, called: dict[str, str]) -> str:
+    """Who leads against which of `count` attacks: never a mean over attacks, which may be true of none of them."""
+    led: dict[str, list[Row]] = {}
+    for attack in dict.fromkeys(row.attack for row in rows):
+        own = [row for row in rows if row.attack == attack]
+        best = (max if measure == "der" else min)(own, key=lambda row: row.measures[measure].mean)
+        led.setdefault(best.defense, []).append(best)
+    order = sorted(led, key=lambda name: -len(led[name]))
+    if count > FEW and len(order) > 1:
+        parts = [f"{called[name]} against {len(led[name])} of {count} attacks" for name in order[:FEW]]
+        return listed(parts + ([f"{number(len(order) - FEW, 'other')} against the rest"] if len(order) > FEW else []))
+    parts = []
+    for name in order:
+        attacks = [called[row.attack] for row in led[name]]
+        against = f"all {count} attacks" if len(attacks) == count > 1 else _some(attacks, "attack")
+        parts.append(f"{called[name]} against {against} ({_span(led[name], measure, called)})")
+    return listed(parts)
+
+
+def _blemished(top: dict[tuple[str, str], Row], called: dict[str, str], bound: float) -> str:
+    """Which defenses destroyed models, cost too much or did nothing, however low their attack success."""
+    words = {
+        DESTROYED: f"kept less than {HALF:.0%} of the accuracy: what they leave of the attack is no merit",
+        COSTLY: f"lost more than {100 * bound:g} points of accuracy",
+        INEFFECTIVE: "left the attack as it was",
+    }
+    parts = []
+    for verdict, about in words.items():
+        hit = dict.fromkeys(called[row.defense] for row in top.values() if verdict in row.verdicts and not row.oracle)
+        parts += [f"{_some(list(hit), 'defense')} {about}"] if hit else []
+    return f"Under at least one attack {'; '.join(parts)}." if parts else ""
+
+
+def _span(rows: list[Row], measure: str, called: dict[str, str]) -> str:
+    """The measure in percent, from the lowest to the highest attack."""
+    rows = sorted(rows, key=lambda row: row.measures[measure].mean)
+    low, high = (percent(row.measures[measure].mean) for row in (rows[0], rows[-1]))
+    if low == high:
+        return f"{low}%"
+    return f"{low}% ({called[rows[0].attack]}) to {high}% ({called[rows[-1].attack]})"
+
+
+def _some(names: list[str], noun: str) -> str:
+    return listed(names) if len(names) <= FEW + 1 else number(len(names), noun)
 
 
 def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -17,7 +17,8 @@ from bdjax.report import sections, wording
 from bdjax.report.headline import headline, remarks, title
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import crossed
-from bdjax.report.tables import largest, paired, pairs, table
+from bdjax.report.tables import foremost, paired, pairs, ranked, table
+from bdjax.report.verdicts import rules
 
 _HERE = Path(__file__).parent
 _LINK = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;)]")
@@ -75,7 +76,7 @@ def _results(results: xarray.Dataset) -> dict:
     rows = table(results)
     defenses = [str(name) for name in results["defense"].values]
     pair_rows = [row for pair in pairs(defenses) for row in paired(results, *pair)]
-    top = largest(rows)
+    top = foremost(results, rows)
     return {
         "title": title(results),
         "headline": headline(results, rows),
@@ -83,7 +84,8 @@ def _results(results: xarray.Dataset) -> dict:
         "rows": rows,
         "top": top,
         "top_attacks": {attack: row.ratio for (attack, _), row in top.items()},
-        "defenses": [name for name in defenses if any(name == defense for _, defense in top)],
+        "defenses": [name for name in ranked(results, rows) if any(name == defense for _, defense in top)],
+        "rules": rules(),
         "oracles": {row.defense for row in rows if row.oracle},
         "pairs": pair_rows,
         "reach": {measure: sections.reach(pair_rows, measure) for measure in ("asr", "acc")},

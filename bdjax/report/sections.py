@@ -9,7 +9,7 @@ import xarray
 from markupsafe import Markup
 
 from bdjax.report import figures
-from bdjax.report.statistics import ABOUT, CELL, MEASURES, usable
+from bdjax.report.statistics import CELL, audited, usable
 from bdjax.report.svg import inline
 from bdjax.report.tables import Pair, Row, table
 from bdjax.report.wording import discreet, duration, size
@@ -83,7 +83,7 @@ def ratio_figures(results: xarray.Dataset) -> dict[str, list[Panel]]:
 
 def curve_figures(curves: xarray.Dataset | None, defenses: list[str]) -> dict[str, list[Panel]]:
     """Variable -> one panel an attack, against epochs, at the attack's largest ratio that has a curve."""
-    if curves is None:
+    if curves is None or not curves.data_vars:
         return {}
     if "epoch" not in curves.coords:
         curves = curves.assign_coords(epoch=1 + np.arange(curves.sizes["epoch"]))
@@ -93,7 +93,7 @@ def curve_figures(curves: xarray.Dataset | None, defenses: list[str]) -> dict[st
 
 def audits(results: xarray.Dataset, defenses: list[str]) -> Audits:
     """Every variable that an audit added: those with no dims of their own as rows, those with one as figures."""
-    added = [name for name in results.data_vars if name not in (*MEASURES, *ABOUT)]
+    added = audited(results)
     own = {str(name): [dim for dim in results[name].dims if dim not in CELL] for name in added}
     plain = [name for name, dims in own.items() if not dims]
     curves = {}
@@ -126,7 +126,7 @@ def origin(results: xarray.Dataset) -> Origin:
     attrs = results.attrs
     known = ("dataset", "dataset_version", "dataset_digest", "model", "device", "driver", "convolution", "date")
     plain = {name: str(attrs[name]) for name in known if attrs.get(name)}
-    times = {"compiling": "compile_seconds", "whole run": "seconds_total"}
+    times = {"compiling": "compile_seconds", "training, summed over models": "seconds_total"}
     spent = {label: duration(float(attrs[name])) for label, name in times.items() if name in attrs}
     versions, memory, config = (
         discreet(json.loads(attrs.get(name) or "{}")) for name in ("versions", "memory", "config")

@@ -18,7 +18,7 @@ FEWEST = 3
 CELL = ("attack", "ratio", "seed", "defense")
 MEASURES = ("acc", "asr", "ra", "der")
 ABOUT = ("cross", "overlap", "seconds", "status")
-"""What the results say of a cell beside its measures; every other variable is an audit's."""
+"""What the results say of a cell beside its measures."""
 
 
 class Interval(NamedTuple):
@@ -55,6 +55,12 @@ def quantile(count: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.5 + LEVEL / 2, count - 1))
+
+
+def audited(results: xarray.Dataset) -> list[str]:
+    """The variables that audits added: those of every cell that are neither a measure nor about the cell."""
+    known = (*MEASURES, *ABOUT)
+    return [str(name) for name, one in results.items() if name not in known and set(CELL) <= set(one.dims)]
 
 
 def student(values: np.ndarray) -> Interval:

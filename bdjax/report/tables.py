@@ -8,11 +8,11 @@ import xarray
 
 from bdjax.cards import split
 from bdjax.errors import InvalidInput
-from bdjax.io.store.results import DIVERGED, OK
+from bdjax.io.store.results import DIVERGED, OK, UNASKED
 from bdjax.report.statistics import MEASURES, Estimate, difference, estimates, usable
+from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, UNDEFENDED, judge
 
 PAIRED_MEASURES = ("acc", "asr")
-UNDEFENDED = "none"
 
 
 class Row(NamedTuple):
@@ -25,6 +25,14 @@ class Row(NamedTuple):
     count: int  # seeds whose numbers count
     diverged: int  # seeds that became NaN in training
     measures: dict[str, Estimate]  # fractions, by measure
+    lost: Estimate  # ACC of the undefended victims minus this one, paired by seed
+    stopped: Estimate  # ASR likewise
+    verdicts: tuple[str, ...]  # of those in `verdicts.rules`
+
+    @property
+    def wrecked(self) -> bool:
+        """Whether it cost more accuracy than may be, so that its other figures earn no praise."""
+        return DESTROYED in self.verdicts or COSTLY in self.verdicts
 
 
 class Pair(NamedTuple):
@@ -37,10 +45,14 @@ class Pair(NamedTuple):
     measures: dict[str, Estimate]  # differences of fractions, by measure
 
 
-def table(results: xarray.Dataset, measures: tuple[str, ...] = MEASURES) -> list[Row]:
-    """One row an (attack, ratio, defense), in the order of the results; cells that were never run have none."""
+def table(results: xarray.Dataset, measures: tuple[str, ...] = MEASURES, bound: float = BOUND) -> list[Row]:
+    """One row an (attack, ratio, defense), in the order of the results; cells that were never run have none.
+
+    bound: the loss of accuracy, a fraction, beyond which a row is said to cost it.
+    """
     status = results["status"].transpose("attack", "ratio", "defense", "seed").values
     measured = {name: estimates(usable(results, name).values) for name in measures}
+    judged = judge(results, bound)
     oracle = _oracle(results)
     rows = []
     axes = [list(enumerate(results[name].values)) for name in ("attack", "ratio", "defense")]
@@ -54,6 +66,7 @@ def table(results: xarray.Dataset, measures: tuple[str, ...] = MEASURES) -> list
             int((states == OK).sum()),
             int((states == DIVERGED).sum()),
             {name: value[a, r, d] for name, value in measured.items()},
+            *(part[a, r, d] for part in judged),
         )
         if row.count or row.diverged:
             rows.append(row)
@@ -89,13 +102,37 @@ def pairs(defenses: list[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(chosen))
 
 
-def largest(rows: list[Row]) -> dict[tuple[str, str], Row]:
-    """(attack, defense) -> its row at the attack's largest ratio that has numbers."""
-    top: dict[str, float] = {}
-    for row in rows:
-        if row.count:
-            top[row.attack] = max(row.ratio, top.get(row.attack, 0.0))
+def largest(results: xarray.Dataset) -> dict[str, float]:
+    """Attack -> the largest ratio that was asked of it, whether or not it has been run."""
+    asked = (results["status"] != UNASKED).any(["seed", "defense"]).transpose("attack", "ratio").values
+    ratios = results["ratio"].values
+    names = [str(name) for name in results["attack"].values]
+    return {name: float(ratios[row].max()) for name, row in zip(names, asked, strict=True) if row.any()}
+
+
+def foremost(results: xarray.Dataset, rows: list[Row]) -> dict[tuple[str, str], Row]:
+    """(attack, defense) -> its row at the attack's largest ratio, where that has numbers."""
+    top = largest(results)
     return {(row.attack, row.defense): row for row in rows if row.count and row.ratio == top[row.attack]}
+
+
+def ranked(results: xarray.Dataset, rows: list[Row]) -> list[str]:
+    """Defenses in the order in which a reader meets them: none, the others by mean DER, oracles, which do not compete.
+
+    Those that cost too much in more than half of their rows come after all that do not. It goes by the largest ratio
+    of each attack. The mean over attacks is good for an order only: it may be true of none of them, so none is stated.
+    """
+    own: dict[str, list[Row]] = {row.defense: [] for row in rows}
+    for row in foremost(results, rows).values():
+        own[row.defense].append(row)
+    oracles = {row.defense for row in rows if row.oracle}
+
+    def place(name: str) -> tuple:
+        ratings = [one.measures["der"].mean for one in own[name] if one.measures["der"].count]
+        costly = 2 * sum(one.wrecked for one in own[name]) > len(own[name])
+        return (name != UNDEFENDED, name in oracles, costly, -float(np.mean(ratings)) if ratings else 0.0)
+
+    return sorted(own, key=place)
 
 
 def _oracle(results: xarray.Dataset) -> dict[str, bool]:

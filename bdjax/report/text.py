@@ -1,31 +1,47 @@
 """Tables for a terminal: plain text, at most 100 columns."""
 
 import io
-from collections import Counter
 from collections.abc import Iterable
 from textwrap import wrap
 
 import xarray
 
-from bdjax.report.tables import UNDEFENDED, Pair, Row, paired, pairs, table
-from bdjax.report.wording import centre, discreet, points, whole
+from bdjax.report.headline import unfinished
+from bdjax.report.tables import Pair, Row, paired, pairs, ranked, table
+from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, INEFFECTIVE, UNDEFENDED, WEAK, rules
+from bdjax.report.wording import brief, centre, discreet, points, whole
 
 WIDTH = 100
 LONG = 14
 """Columns of the table, and of a name in it."""
 
 
-def summary(results: xarray.Dataset) -> str:
-    """The results as text, one row an (attack, ratio, defense): means over seeds with their 95% intervals."""
-    return text_table(table(results))
+MARKS = {DESTROYED: "x", COSTLY: "-", INEFFECTIVE: "=", WEAK: "?"}
+"""What stands for a verdict."""
 
 
-def text_table(rows: list[Row]) -> str:
+def summary(results: xarray.Dataset, bound: float = BOUND) -> str:
+    """The results as text, one row an (attack, ratio, defense): means over seeds with their 95% intervals.
+
+    What is not finished comes first. Defenses stand in the order of `tables.ranked`; one that loses more accuracy than
+    `bound`, a fraction, is marked.
+    """
+    begun = unfinished(results)
+    rows = table(results, bound=bound)
+    if not rows:
+        return begun + "\n"
+    order = ranked(results, rows)
+    attacks = [str(name) for name in results["attack"].values]
+    rows.sort(key=lambda row: (attacks.index(row.attack), row.ratio, order.index(row.defense)))
+    return (begun + "\n" if begun else "") + text_table(rows, bound)
+
+
+def text_table(rows: list[Row], bound: float = BOUND) -> str:
     """Rows as a plain text table of at most 100 columns, measures in percent, ending with what the marks mean."""
     names = ("attack", "ratio", "defense", "n", "ACC %", "ASR %", "RA %", "DER %")
-    brief = _brief(name for row in rows for name in (row.attack, row.defense))
-    cells = (_cells(row, brief) for row in rows)
-    return _drawn(names, ("attack", "defense"), cells, _notes(rows) + _spelled(brief))
+    called = brief((name for row in rows for name in (row.attack, row.defense)), LONG)
+    cells = (_cells(row, called) for row in rows)
+    return _drawn(names, ("attack", "defense"), cells, _notes(rows, bound) + _spelled(called))
 
 
 def differences(results: xarray.Dataset) -> str:
@@ -37,20 +53,14 @@ def differences(results: xarray.Dataset) -> str:
         return ""
     names = ("attack", "ratio", "paired by seed", "n", "ASR, points", "ACC, points")
     note = "differences in points: mean [95% Student interval over n seeds]; with n below 3 the values"
-    brief = _brief(name for row in rows for name in (row.attack, row.first, row.second))
-    cells = (_compared(row, brief) for row in rows)
-    return _drawn(names, ("attack", "paired by seed"), cells, [note, *_spelled(brief)])
+    called = brief((name for row in rows for name in (row.attack, row.first, row.second)), LONG)
+    cells = (_compared(row, called) for row in rows)
+    return _drawn(names, ("attack", "paired by seed"), cells, [note, *_spelled(called)])
 
 
-def _brief(names: Iterable[str]) -> dict[str, str]:
-    """What long names with settings are called in a table: `name:…`, where no other one would be called the same."""
-    long = {text: text.partition(":")[0] + ":…" for text in names if len(text) > LONG and ":" in text}
-    called = Counter(long.values())
-    return {text: name for text, name in long.items() if called[name] == 1}
-
-
-def _spelled(brief: dict[str, str]) -> list[str]:
-    lines = (f"{name} is {text.partition(':')[2].replace(',', ', ')}" for text, name in brief.items())
+def _spelled(called: dict[str, str]) -> list[str]:
+    short = {text: name for text, name in called.items() if text != name}
+    lines = (f"{name} is {text.partition(':')[2].replace(',', ', ')}" for text, name in short.items())
     return [part for line in lines for part in wrap(_printable(line), WIDTH, subsequent_indent="    ")]
 
 
@@ -73,30 +83,33 @@ def _drawn(names: tuple[str, ...], words: tuple[str, ...], rows: Iterable[list[s
     return "\n".join([*(line for line in lines if line), *notes]) + "\n"
 
 
-def _compared(pair: Pair, brief: dict[str, str]) -> list[str]:
+def _compared(pair: Pair, called: dict[str, str]) -> list[str]:
     asr, acc = (pair.measures[name] for name in ("asr", "acc"))
     figures = [whole(one, points) for one in (asr, acc)]
-    attack, first, second = (brief.get(name, name) for name in (pair.attack, pair.first, pair.second))
-    names = f"{first} - {second}"
-    return [_printable(attack), f"{pair.ratio:g}", _printable(names), f"{asr.count}", *figures]
+    attack, first, second = (called[name] for name in (pair.attack, pair.first, pair.second))
+    names = _printable(attack), f"{pair.ratio:g}", f"{_printable(first)} - {_printable(second)}"
+    return [*names, str(asr.count), *figures]
 
 
-def _cells(row: Row, brief: dict[str, str]) -> list[str]:
+def _cells(row: Row, called: dict[str, str]) -> list[str]:
     acc, asr, ra, der = (row.measures[name] for name in ("acc", "asr", "ra", "der"))
-    name = brief.get(row.defense, row.defense) + (" *" if row.oracle else "")
+    marks = ("*" if row.oracle else "") + "".join(MARKS[verdict] for verdict in row.verdicts)
+    name = f"{called[row.defense]} {marks}".strip()
     count = f"{row.count}" + ("!" if row.diverged else "")
     figures = [whole(one) for one in (acc, asr)]
-    attack = brief.get(row.attack, row.attack)
-    return [_printable(attack), f"{row.ratio:g}", _printable(name), count, *figures, centre(ra), centre(der)]
+    attack = _printable(called[row.attack])
+    return [attack, f"{row.ratio:g}", _printable(name), count, *figures, centre(ra), centre(der)]
 
 
-def _notes(rows: list[Row]) -> list[str]:
+def _notes(rows: list[Row], bound: float) -> list[str]:
     notes = ["mean [95% Student interval over n seeds]; with n below 3 the values"]
     if any(row.oracle for row in rows):
         notes.append("* oracle: uses what a defender would not have")
     if diverged := sum(row.diverged for row in rows):
         notes.append(f"! some seeds diverged ({diverged} in all) and are left out")
-    return notes
+    given = {verdict for row in rows for verdict in row.verdicts}
+    lines = (f"{MARKS[verdict]} {verdict}: {rule}" for verdict, rule in rules(bound).items() if verdict in given)
+    return notes + [part for line in lines for part in wrap(line, WIDTH, subsequent_indent="  ")]
 
 
 def _printable(text: str) -> str:

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from bdjax.report.statistics import Estimate
 
@@ -42,6 +44,14 @@ def centre(estimate: Estimate, form=percent) -> str:
 def whole(estimate: Estimate, form=percent) -> str:
     """The centre of an estimate and its interval, where there is one."""
     return f"{centre(estimate, form)} {spread(estimate, form)}".strip()
+
+
+def brief(names: Iterable[str], longest: int) -> dict[str, str]:
+    """Name -> what it is called for short: one of more than `longest` letters `name:…`, unless two would be alike."""
+    texts = list(dict.fromkeys(names))
+    short = {text: text.partition(":")[0] + ":…" if len(text) > longest and ":" in text else text for text in texts}
+    called = Counter(short.values())
+    return {text: name if called[name] == 1 else text for text, name in short.items()}
 
 
 def number(count: int, noun: str) -> str:
