@@ -63,7 +63,7 @@ SMALLEST = {
     "connectivity": "points=3,epochs=1,batch=8",
     "detector spectral": "percentile=60",
     "detector strip": "overlays=3,fpr=0.5",
-    "detector scale_up": "noise=0.5,standardized=false",
+    "detector scale_up": "largest=5,noise=0.1,standardized=false",
 }
 """Settings at which a method takes a moment and shows on a few small images; a detector's name follows `detector`."""
 
@@ -82,7 +82,7 @@ OTHER = {
     "clp": {"allowed": 0.0, "u": 2.0},
     "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
-    "detector scale_up": {"noise": 3.0},
+    "detector scale_up": {"noise": 1.0, "bound": 0.9},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 
@@ -142,6 +142,7 @@ class Built(NamedTuple):
     stages: tuple[Stage, ...]
     audit: Audit | None
     settings: dict[str, float]
+    detects: bool = False
 
 
 def build(name: str) -> Built:
@@ -153,7 +154,15 @@ def build(name: str) -> Built:
     if registry is DETECTORS:
         stages = (*stages, score_all(network(), made, lambda given: given.suspects))
     audit = made if registry is AUDITS else None
-    return Built(card, card.needs_of(spec.static), stages, audit, dict(spec.traced))
+    return Built(card, card.needs_of(spec.static), stages, audit, dict(spec.traced), registry is DETECTORS)
+
+
+def keen(net, weights, data: Data):
+    """The weights with a head that tells images apart: under a random one all look alike and nothing changes that."""
+    feature = net.apply(weights, data.image.astype(real()) / 255)[2]["pool"]
+    kernel = 200 * weights.params["linear"]["kernel"]
+    head = {"kernel": kernel, "bias": -jnp.mean(feature, 0) @ kernel}
+    return weights.replace(params={**weights.params, "linear": head})
 
 
 def compiled(function, how: str, *arguments):
@@ -199,6 +208,8 @@ def whole(built: Built):
 
     def function(state, cell: Cell, shared: Shared, cut):
         sums, figures = {}, {}
+        if built.detects:
+            cell = cell.replace(victim=keen(place.net, cell.victim, shared.train))
         for index, one in enumerate(built.stages):
             lifted, streams = functions.stage(place, one, needs), number(f"method {index}")
             steps = functions.steps(place, one, needs, cell, shared)

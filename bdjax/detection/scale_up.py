@@ -61,7 +61,7 @@ def make(net, shape, classes, *, smallest, largest, step, standardized):
             noise = jax.random.uniform(jax.random.fold_in(stream(key, "noise"), row), image.shape, image.dtype)
             return image + given.settings["noise"] * noise
 
-        image = jax.vmap(noisy)(rows.image, rows.row)
+        image = jnp.clip(jax.vmap(noisy)(rows.image, rows.row), 0, 1)
         factors = jnp.arange(smallest, largest + 1, step).astype(image.dtype)
         return consistency(net, trained.weights, image, rows.label, factors)
 
