@@ -64,6 +64,7 @@ SMALLEST = {
     "detector spectral": "percentile=60",
     "detector strip": "overlays=3,fpr=0.5",
     "detector scale_up": "largest=5,noise=0.1,standardized=false",
+    "detector ibd_psc": "models=2,error=0.3,bound=0.5",
 }
 """Settings at which a method takes a moment and shows on a few small images; a detector's name follows `detector`."""
 
@@ -83,6 +84,7 @@ OTHER = {
     "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
     "detector scale_up": {"noise": 1.0, "bound": 0.9},
+    "detector ibd_psc": {"factor": 3.0, "error": 1.0, "bound": 1.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

@@ -1,5 +1,6 @@
 """Detectors: how suspect is an image, among training rows or among queries?"""
 
+from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
@@ -8,4 +9,5 @@ DETECTORS = {
     "spectral": SPECTRAL,
     "strip": STRIP,
     "scale_up": SCALE_UP,
+    "ibd_psc": IBD_PSC,
 }

@@ -1,19 +1,27 @@
 """What every comparison needs: one network in both libraries, a batch, and a measure of difference."""
 
+import ast
+import contextlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 import bdjax
+from bdjax import train
 from bdjax.bench import torch_networks
+from bdjax.cards import lookup
+from bdjax.detection.parts.scoring import score_all
 from bdjax.io.foreign.torch_weights import from_torch
-from bdjax.types import Net, Weights
+from bdjax.types import Batch, Given, Net, Source, Weights
 
 TOLERANCE = 1e-4
 CLASSES = 10
@@ -60,6 +68,16 @@ def pair(name: str = "preact_resnet18", width: int = 4, size: int = 32, seed: in
     return Pair(net, weights(net, module), module)
 
 
+def keen(made: Pair, image: np.ndarray, scale: float = 4.0) -> Pair:
+    """The pair with a head that tells images apart: under a random one all have the same prediction."""
+    with torch.no_grad():
+        logits = made.module.eval()(to_torch(image))
+        factor = scale / logits.std(0).mean()
+        made.module.linear.bias.copy_(factor * (made.module.linear.bias - logits.mean(0)))
+        made.module.linear.weight.mul_(factor)
+    return made._replace(weights=weights(made.net, made.module))
+
+
 def weights(net: Net, module: torch.nn.Module) -> Weights:
     """The weights of a PyTorch module as ours."""
     return from_torch({name: value.detach().numpy().copy() for name, value in module.state_dict().items()}, net)
@@ -91,3 +109,47 @@ def module(folder: Path, path: str):
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def pieces(folder: Path, path: str, *names: str, **scope) -> SimpleNamespace:
+    """Functions and classes of one file or notebook, without the imports that a comparison does not need.
+
+    scope: what they find beside torch and numpy when they run.
+    """
+    text = (folder / path).read_text()
+    if path.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    wanted = [one for one in ast.parse(text).body if getattr(one, "name", None) in names]
+    scope = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "np": np, "tqdm": lambda rows: rows} | scope
+    exec(compile(ast.Module(wanted, []), path, "exec"), scope)
+    return SimpleNamespace(**{name: scope[name] for name in names})
+
+
+@contextlib.contextmanager
+def without_cuda():
+    """Code that moves tensors and modules to a GPU leaves them where they are."""
+    kept = torch.Tensor.cuda, torch.nn.Module.cuda
+    torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_args, **_named: self
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda, torch.nn.Module.cuda = kept
+
+
+def source(image: np.ndarray, label: np.ndarray | None = None) -> Source:
+    """Images (n, height, width, channels) as a source; without labels as queries are."""
+    image, label = jnp.asarray(image), jnp.full(len(image), -1) if label is None else jnp.asarray(label)
+    return Source(len(image), lambda row: Batch(image[row], label[row].astype(jnp.int32), row, (row >= 0) * 1.0))
+
+
+def detect(text: str, made: Pair, judged: Source, seed: int = 0, **given) -> dict[str, jax.Array]:
+    """What a detector of ours leaves: `score` and, where it decides, `flagged`, of all rows of `judged`."""
+    spec = lookup(text, bdjax.DETECTORS, "detector")
+    shape = judged.read(jnp.arange(1)).image.shape[1:]
+    detector = bdjax.DETECTORS[spec.name].make(made.net, shape, CLASSES, **spec.static)
+    asked = Given(spec.traced, lambda key, image: image, suspects=judged, victim=made.weights, **given)
+    left = None
+    for number, stage in enumerate((*detector.stages, score_all(made.net, detector, lambda given: given.suspects))):
+        left = train.fit(jax.random.key(seed + number), stage, lambda _: asked, (), left)
+    return left.carry
