@@ -65,6 +65,7 @@ SMALLEST = {
     "detector strip": "overlays=3,fpr=0.5",
     "detector scale_up": "largest=5,noise=0.1,standardized=false",
     "detector ibd_psc": "models=2,error=0.3,bound=0.5",
+    "detector cd": "steps=3,deviations=0.5",
 }
 """Settings at which a method takes a moment and shows on a few small images; a detector's name follows `detector`."""
 
@@ -85,6 +86,7 @@ OTHER = {
     "fine_pruning": {"allowed": 0.0},
     "detector scale_up": {"noise": 1.0, "bound": 0.9},
     "detector ibd_psc": {"factor": 3.0, "error": 1.0, "bound": 1.0},
+    "detector cd": {"deviations": 2.0, "gamma": 1.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

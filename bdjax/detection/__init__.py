@@ -1,5 +1,6 @@
 """Detectors: how suspect is an image, among training rows or among queries?"""
 
+from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.spectral import SPECTRAL
@@ -10,4 +11,5 @@ DETECTORS = {
     "strip": STRIP,
     "scale_up": SCALE_UP,
     "ibd_psc": IBD_PSC,
+    "cd": CD,
 }

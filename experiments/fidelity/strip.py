@@ -1,7 +1,7 @@
 """STRIP: entropies of BackdoorBench's class over the same overlays.
 
-Gao et al., ACSAC 2019. `STRIP.check` of BackdoorBench runs as it is; all clean images are overlays, so that the order in
-which it draws them does not matter, and 1 is added to both images' share of what a network's normalization subtracts.
+Gao et al., ACSAC 2019. `STRIP.check` of BackdoorBench runs as it is. All clean images are overlays, so that the order
+in which it draws them does not matter; they come less their mean, as normalization would have it.
 """
 
 import random
