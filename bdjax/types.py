@@ -86,7 +86,7 @@ class Given(NamedTuple):
     settings: Mapping[str, Array]  # name -> traced float ()
     augment: Callable[..., Array]  # the dataset's own augmentation of a batch of images: see `images.augmentation`
     train: Source | None = None  # the training set as the victim sees it
-    suspects: Source | None = None  # the rows of it that a detector judges, numbered from 0
+    suspects: Source | None = None  # the rows of it that a detector judges, numbered from 0; for a defense all of them
     clean: Source | None = None  # the defender's clean rows
     valid: Source | None = None  # further clean rows, on which thresholds are chosen
     victim: Weights | None = None  # the model that is purified or audited

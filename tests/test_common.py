@@ -58,16 +58,22 @@ SMALLEST = {
     "rnp": f"unlearning_epochs=2,stop=0,recovery_epochs=2,batch=8,recovery_rate=5,choose=valid,tried=4,{CHOSEN}",
     "nc": "inversion_epochs=2,inversion_batch=8,batch=8",
     "spectral": "epochs=1,batch=16",
-    "retuning": "rows=10,poisoned=2,epochs=1,batch=5",
-    "reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
-    "connectivity": "points=3,epochs=1,batch=8",
+    "audit retuning": "rows=10,poisoned=2,epochs=1,batch=5",
+    "audit reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
+    "audit connectivity": "points=3,epochs=1,batch=8",
+    "audit nc": "epochs=2,batch=8",
+    "audit mm_bd": "images=2,steps=3,learning_rate=0.1",
     "detector spectral": "percentile=60",
     "detector strip": "overlays=3,fpr=0.5",
+    "detector ac": "dims=2,restarts=2,share=0.5",
+    "detector scan": "restarts=2,rounds=3,bound=0.5",
     "detector scale_up": "largest=5,noise=0.1,standardized=false",
     "detector ibd_psc": "models=2,error=0.3,bound=0.5",
     "detector cd": "steps=3,deviations=0.5",
+    "detector psbd": "passes=2,rates=3,moved=0.2,quantile=0.4",
 }
-"""Settings at which a method takes a moment and shows on a few small images; a detector's name follows `detector`."""
+"""Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
+their kind."""
 
 NARROW = {"image_bound": 0.0, "feature_bound": 0.0, "reversed": 0.5}
 
@@ -84,9 +90,12 @@ OTHER = {
     "clp": {"allowed": 0.0, "u": 2.0},
     "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
+    "audit mm_bd": {"tolerance": 0.5, "significance": 0.01},
     "detector scale_up": {"noise": 1.0, "bound": 0.9},
+    "detector scan": {"bound": 100.0, "tolerance": 1e9},
     "detector ibd_psc": {"factor": 3.0, "error": 1.0, "bound": 1.0},
     "detector cd": {"deviations": 2.0, "gamma": 1.0},
+    "detector psbd": {"moved": 0.6, "quantile": 0.9},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 
@@ -99,7 +108,8 @@ def own(registry: dict[str, Method]) -> dict[str, Method]:
     return {name: method for name, method in registry.items() if method.make.__module__.startswith("bdjax.")}
 
 
-METHODS = own(DEFENSES) | own(AUDITS) | {f"detector {name}": method for name, method in own(DETECTORS).items()}
+KINDS = {"": DEFENSES, "audit ": AUDITS, "detector ": DETECTORS}
+METHODS = {kind + name: method for kind, registry in KINDS.items() for name, method in own(registry).items()}
 CARDED = [own(each) for each in (ATTACKS, SELECTIONS, DEFENSES, AUDITS, DETECTORS, ANALYSES, MODELS)]
 CARDS = [
     pytest.param(name, method, id=f"{name} {method.card.stage}") for each in CARDED for name, method in each.items()
@@ -150,8 +160,8 @@ class Built(NamedTuple):
 
 
 def build(name: str) -> Built:
-    plain = name.removeprefix("detector ")
-    registry = DETECTORS if plain != name else DEFENSES if name in DEFENSES else AUDITS
+    kind, _, plain = name.rpartition(" ")
+    registry = KINDS[f"{kind} " if kind else ""]
     spec = lookup(f"{plain}:{SMALLEST[name]}", registry, "method")
     made, card = registry[plain].make(network(), SHAPE, CLASSES, **spec.static), registry[plain].card
     stages = made if registry is DEFENSES else made.stages
@@ -356,7 +366,7 @@ def test_weights_fit_the_network_that_is_left(name):
 
 @pytest.mark.parametrize("audit", sorted(own(AUDITS)))
 def test_audits_measure_numbers(audit):
-    for _, _, figures in run(audit).alone:
+    for _, _, figures in run(f"audit {audit}").alone:
         assert figures and all(isinstance(key, str) for key in figures)
         assert all(np.isfinite(value).all() for value in figures.values())
 
@@ -417,7 +427,7 @@ def test_card_is_complete(name, method):
         assert set(spec.static) | set(spec.traced) == set(card.settings)
 
 
-@pytest.mark.parametrize("name", sorted(own(DEFENSES) | own(AUDITS)))
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if not name.startswith("detector")))
 def test_defenses_and_audits_say_when_they_act_and_what_they_change(name):
     assert METHODS[name].card.stage
     assert METHODS[name].card.changes

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "bdjax"
 
 LAYERS = (
     ("types", "errors"),
-    ("cards", "keys"),
+    ("cards", "host", "keys"),
     ("data",),
     ("metrics", "models"),
     ("train",),

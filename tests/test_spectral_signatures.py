@@ -71,10 +71,10 @@ def test_a_new_network_is_trained_on_the_rows_that_are_left_alone():
     data, victim = Data(jnp.asarray(image, jnp.uint8), jnp.asarray(label)), net.init(root(1))
 
     def given(data):
-        return Given(settings, lambda key, image: image, train=split(data), victim=victim)
+        return Given(settings, lambda key, image: image, suspects=split(data), victim=victim)
 
     left = train.fit(root(0), score, given, data)
-    keep = np.asarray(left.carry["keep"])
+    keep = ~np.asarray(left.carry["flagged"])
     removed = [int(np.sum(~keep[label == number])) for number in range(CLASSES)]
     assert removed == [14 - 1 - int(0.85 * 13), 13 - 1 - int(0.85 * 12), 13 - 1 - int(0.85 * 12)]
     jax.tree.map(np.testing.assert_array_equal, left.weights, victim)

@@ -19,6 +19,16 @@ def split(data: Data) -> Source:
     return Source(data.label.size, lambda row: _batch(_pixels(data, row), data.label[row], row))
 
 
+def numbers(size: int) -> Source:
+    """Rows of nothing but their numbers, for a stage that reads no images; they count as padding does."""
+
+    def read(row: Array) -> Batch:
+        empty = jnp.zeros(row.shape, real())
+        return Batch(empty.reshape(-1, 1, 1, 1), jnp.zeros_like(row), row, empty)
+
+    return Source(size, read)
+
+
 def poisoned(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Source:
     """The training set as the victim sees it: `attack`'s stamps and labels on the rows that `poison` names."""
 

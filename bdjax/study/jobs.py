@@ -161,7 +161,8 @@ class _Listing:
         method = self.work.defenses[defense]
         needs, own = set(method.needs), bool(self.work.attacks[victim.attack][1].train)
         # Who only reads a training set without poison need not know which attack is absent.
-        sees = bool({"target", "triggered", "queries", "poisoned"} & needs) or ("train" in needs and victim.count > 0)
+        knows = bool({"target", "triggered", "queries", "poisoned"} & needs)
+        sees = knows or (bool({"train", "suspects"} & needs) and victim.count > 0)
         attack = victim.attack if sees else None
         identity = {
             "make": "defended",

@@ -6,10 +6,11 @@ from functools import partial
 import jax.numpy as jnp
 from flax import traverse_util
 
+from bdjax.data import sources
 from bdjax.defenses.parts import thresholds
 from bdjax.errors import InvalidInput
 from bdjax.train import start
-from bdjax.types import Array, Batch, Layer, Net, PyTree, Source, Stage, Trained, Weights, real
+from bdjax.types import Array, Layer, Net, PyTree, Stage, Trained, Weights, real
 
 
 def norms(net: Net, method: str) -> tuple[Layer, ...]:
@@ -80,10 +81,6 @@ def once(change: Callable[..., tuple[Weights, dict[str, Array]]], carry: Callabl
     carry: (weights, given) -> what is carried on; None for what the stage before carried.
     """
 
-    def read(row: Array) -> Batch:
-        empty = jnp.zeros(row.shape, real())
-        return Batch(empty.reshape(-1, 1, 1, 1), jnp.zeros_like(row), row, empty)
-
     def order(_key, _weights, _epoch, _given):
         return jnp.full((1, 1), -1, jnp.int32)
 
@@ -91,7 +88,7 @@ def once(change: Callable[..., tuple[Weights, dict[str, Array]]], carry: Callabl
         return change(key, given, weights)
 
     return Stage(
-        source=lambda given: Source(1, read),
+        source=lambda given: sources.numbers(1),
         epochs=1,
         init=lambda key, given, weights: start(given, weights),
         order=order,
