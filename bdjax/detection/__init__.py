@@ -2,6 +2,7 @@
 
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
+from bdjax.detection.psbd import PSBD
 from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
@@ -12,4 +13,5 @@ DETECTORS = {
     "scale_up": SCALE_UP,
     "ibd_psc": IBD_PSC,
     "cd": CD,
+    "psbd": PSBD,
 }

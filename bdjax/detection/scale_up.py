@@ -49,7 +49,7 @@ def consistency(net: Net, weights: Weights, image: Array, label: Array, factors:
     def kept(factor: Array) -> Array:
         return jnp.argmax(net.apply(weights, jnp.clip(factor * image, 0, 1))[0], axis=1) == label
 
-    return jnp.mean(jax.lax.map(kept, factors), axis=0)
+    return jnp.mean(jax.lax.map(kept, factors), axis=0, dtype=image.dtype)
 
 
 def make(net, shape, classes, *, smallest, largest, step, standardized):

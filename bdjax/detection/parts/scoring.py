@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.data import sources
+from bdjax.detection.parts.passes import in_turn
 from bdjax.keys import stream
 from bdjax.types import Array, Detector, Given, Key, Net, PyTree, Source, SourceFn, Stage, Trained, real
 
@@ -40,10 +41,7 @@ def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = Fals
         return {"weights": weights, "found": found, "score": score, "key": jax.random.key_data(stream(key, "score"))}
 
     def order(_key: Key, _state: PyTree, _epoch: Array, given: Given) -> Array:
-        size = source(given).size
-        batch = min(detector.batch, size)
-        rows = jnp.arange(-(-size // batch) * batch, dtype=jnp.int32)
-        return jnp.where(rows < size, rows, -1).reshape(-1, batch)
+        return in_turn(source(given).size, detector.batch)
 
     def step(_key: Key, state: PyTree, rows, given: Given) -> tuple[PyTree, dict[str, Array]]:
         key = jax.random.wrap_key_data(state["key"], impl="threefry2x32")  # one for all steps: see `ScoreFn`
