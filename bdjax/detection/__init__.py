@@ -1,9 +1,11 @@
 """Detectors: how suspect is an image, among training rows or among queries?"""
 
+from bdjax.detection.ac import AC
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.psbd import PSBD
 from bdjax.detection.scale_up import SCALE_UP
+from bdjax.detection.scan import SCAN
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
 
@@ -14,4 +16,6 @@ DETECTORS = {
     "ibd_psc": IBD_PSC,
     "cd": CD,
     "psbd": PSBD,
+    "ac": AC,
+    "scan": SCAN,
 }
