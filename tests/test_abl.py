@@ -9,7 +9,8 @@ import pytest
 from bdjax import train
 from bdjax.cards import lookup
 from bdjax.data import sources
-from bdjax.defenses.abl import ABL, floored, ranked
+from bdjax.defenses.abl import ABL
+from bdjax.detection.parts.isolation import floored, rank
 from bdjax.models import MODELS
 from bdjax.train import optimizers
 from bdjax.types import Data, Given, Net, Trained, Weights
@@ -46,7 +47,7 @@ def test_rows_of_lowest_loss_come_first():
 
     image = np.array([10, 250, 30, 200, 250], np.uint8).reshape(5, 1, 1, 1)
     source = sources.split(Data(jnp.asarray(image), jnp.zeros(5, jnp.int32)))
-    np.testing.assert_array_equal(ranked(Net(None, apply, ()), None, source, 2), [1, 4, 3, 2, 0])
+    np.testing.assert_array_equal(rank(Net(None, apply, ()), None, source, 2), [1, 4, 3, 2, 0])
 
 
 def data(count=40):

@@ -71,6 +71,7 @@ SMALLEST = {
     "detector ibd_psc": "models=2,error=0.3,bound=0.5",
     "detector cd": "steps=3,deviations=0.5",
     "detector psbd": "passes=2,rates=3,moved=0.2,quantile=0.4",
+    "detector abl": "isolation_epochs=1,batch=16,share=0.3",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -96,6 +97,7 @@ OTHER = {
     "detector ibd_psc": {"factor": 3.0, "error": 1.0, "bound": 1.0},
     "detector cd": {"deviations": 2.0, "gamma": 1.0},
     "detector psbd": {"moved": 0.6, "quantile": 0.9},
+    "detector abl": {"gamma": 2.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

@@ -6,16 +6,13 @@ gradient ascent, sign(loss - gamma) loss, which has the gradient of flooding, |l
 lowest loss are isolated, the network is trained on all others, and the isolated ones are unlearnt by gradient ascent.
 """
 
-import jax
 import jax.numpy as jnp
-import optax
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.keys import stream
-from bdjax.train.descend import LossFn
-from bdjax.types import Array, Given, Net, Source, Trained, Weights
+from bdjax.detection.parts import isolation
+from bdjax.types import Given, Source, Trained, Weights
 
 CARD = Card(
     name="abl",
@@ -33,16 +30,14 @@ CARD = Card(
         "epochs": Setting(60, "passes over the rows that are not isolated", "epochs", low=1),
         "unlearning_epochs": Setting(20, "passes over the isolated rows", "epochs", low=1),
         "batch": Setting(128, "rows a step; the whole source where that is smaller", "rows", low=1),
-        "isolation_rate": Setting(0.1, "learning rate under the floor", low=0.0),
+        "isolation_rate": isolation.SETTINGS["isolation_rate"],
         "learning_rate": Setting(0.01, "after isolation", low=0.0),
         "drop_epoch": Setting(50, "after isolation, from which on the rate is a tenth", "epochs", low=0),
         "unlearning_rate": Setting(1e-3, "learning rate of the ascent", low=0.0),
-        "momentum": Setting(0.9, "of Nesterov's kind", low=0.0, high=1.0),
-        "weight_decay": Setting(1e-4, "coupled L2 on every parameter, those of BatchNorm included", low=0.0),
-        "gamma": Setting(0.5, "the floor of the loss", "nats", low=0.0),
-        "floor": Setting(
-            "batch", "whether the mean loss of a batch or that of each row is floored", choices=("batch", "row")
-        ),
+        "momentum": isolation.SETTINGS["momentum"],
+        "weight_decay": isolation.SETTINGS["weight_decay"],
+        "gamma": isolation.SETTINGS["gamma"],
+        "floor": isolation.SETTINGS["floor"],
         "one_in": Setting(100, "one row in so many is isolated, rounded down, at least one", low=2),
         "augment_unlearning": Setting(False, "whether isolated rows are augmented"),
         "keep_momentum": Setting(False, "whether unlearning goes on with the optimizer of the stage before"),
@@ -67,37 +62,6 @@ CARD = Card(
 )
 
 
-_losses = optax.softmax_cross_entropy_with_integer_labels
-
-
-def floored(losses: Array, weight: Array, gamma, floor: str) -> Array:
-    """|L - gamma| + gamma of the mean loss of a batch, or its mean over rows. losses, weight float (b,)."""
-    values = losses if floor == "row" else train.mean(losses, weight)
-    # Written out, because the derivative of abs at 0 is 1 here and must be 0.
-    sign = jax.lax.stop_gradient(jnp.sign(values - gamma))
-    folded = sign * (values - gamma) + gamma
-    return train.mean(folded, weight) if floor == "row" else folded
-
-
-def ranked(net: Net, weights: Weights, source: Source, batch: int) -> Array:
-    """The rows of a source by rising cross-entropy, int32 (n,), in inference mode; equal ones in their order."""
-    losses = sources.each(source, lambda rows: _losses(net.apply(weights, rows.image)[0], rows.label), batch)
-    return jnp.argsort(losses).astype(jnp.int32)
-
-
-def descent(net: Net, objective) -> LossFn:
-    """A loss for `descend`: objective(losses float (b,), weight, settings) -> what falls."""
-
-    def loss(_key, params, batch_stats, rows, given):
-        logits, batch_stats, _ = net.apply(Weights(params, batch_stats), rows.image, train=True, weight=rows.weight)
-        losses = _losses(logits, rows.label)
-        accuracy = train.accuracy(logits, rows.label, rows.weight)
-        info = {"loss": train.mean(losses, rows.weight), "accuracy": accuracy}
-        return objective(losses, rows.weight, given.settings), (batch_stats, info)
-
-    return loss
-
-
 def make(net, shape, classes, *, epochs, batch, one_in, floor, drop_epoch, keep_momentum, **static):
     """Training under the floor, training on all but the isolated rows, and unlearning of the isolated ones."""
     del shape, classes
@@ -111,14 +75,13 @@ def make(net, shape, classes, *, epochs, batch, one_in, floor, drop_epoch, keep_
 
         return source
 
-    def begin(key, given, weights):
-        first = net.init(stream(key, "init")) if weights is None else weights
+    def begin(_key, given, weights):
         held = (given.carry["opt_state"],) if "opt_state" in given.carry else ()
-        return first.params, first.batch_stats, *held
+        return weights.params, weights.batch_stats, *held
 
     def isolate(_key, state, given):
         trained = Weights(state.moving, state.still)
-        return Trained(trained, {"ranking": ranked(net, trained, given.train, batch)})
+        return Trained(trained, {"ranking": isolation.rank(net, trained, given.train, batch)})
 
     def learn(_key, state, given):
         carry = {"ranking": given.carry["ranking"]} | ({"opt_state": state.opt_state} if keep_momentum else {})
@@ -129,19 +92,11 @@ def make(net, shape, classes, *, epochs, batch, one_in, floor, drop_epoch, keep_
 
     shared = {"batch": batch, "begin": begin}
     return (
-        train.descend(
-            lambda given: given.train,
-            epochs=static["isolation_epochs"],
-            loss=descent(net, lambda losses, weight, settings: floored(losses, weight, settings["gamma"], floor)),
-            rule=train.sgd("isolation_rate", nesterov=True),
-            leave=isolate,
-            augment=False,
-            **shared,
-        ),
+        isolation.learn(net, lambda given: given.train, floor, isolate, epochs=static["isolation_epochs"], batch=batch),
         train.descend(
             rows(isolated=False),
             epochs=epochs,
-            loss=descent(net, lambda losses, weight, settings: train.mean(losses, weight)),
+            loss=isolation.descent(net, lambda losses, weight, settings: train.mean(losses, weight)),
             rule=falling,
             leave=learn,
             **shared,
@@ -149,7 +104,7 @@ def make(net, shape, classes, *, epochs, batch, one_in, floor, drop_epoch, keep_
         train.descend(
             rows(isolated=True),
             epochs=static["unlearning_epochs"],
-            loss=descent(net, lambda losses, weight, settings: -train.mean(losses, weight)),
+            loss=isolation.descent(net, lambda losses, weight, settings: -train.mean(losses, weight)),
             rule=train.sgd("unlearning_rate", nesterov=True),
             leave=leave,
             augment=static["augment_unlearning"],

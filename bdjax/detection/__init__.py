@@ -1,5 +1,6 @@
 """Detectors: how suspect is an image, among training rows or among queries?"""
 
+from bdjax.detection.abl import ABL
 from bdjax.detection.ac import AC
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
@@ -18,4 +19,5 @@ DETECTORS = {
     "psbd": PSBD,
     "ac": AC,
     "scan": SCAN,
+    "abl": ABL,
 }
