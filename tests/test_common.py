@@ -62,6 +62,7 @@ SMALLEST = {
     "audit reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "audit connectivity": "points=3,epochs=1,batch=8",
     "audit nc": "epochs=2,batch=8",
+    "audit ban": "epochs=2,batch=8,steps=2,bound=0.35",
     "audit mm_bd": "images=2,steps=3,learning_rate=0.1",
     "detector spectral": "percentile=60",
     "detector strip": "overlays=3,fpr=0.5",
@@ -72,6 +73,7 @@ SMALLEST = {
     "detector cd": "steps=3,deviations=0.5",
     "detector psbd": "passes=2,rates=3,moved=0.2,quantile=0.4",
     "detector abl": "isolation_epochs=1,batch=16,share=0.3",
+    "detector bad_expert": "clean_epochs=3,drop_every=1,clean_batch=8,backdoor_batch=8,clean_rate=1e-3,fpr=1",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -91,6 +93,7 @@ OTHER = {
     "clp": {"allowed": 0.0, "u": 2.0},
     "rnp": {"allowed": 0.0, "stop": 1.0},
     "fine_pruning": {"allowed": 0.0},
+    "audit ban": {"bound": 1.5},
     "audit mm_bd": {"tolerance": 0.5, "significance": 0.01},
     "detector scale_up": {"noise": 1.0, "bound": 0.9},
     "detector scan": {"bound": 100.0, "tolerance": 1e9},
@@ -98,6 +101,7 @@ OTHER = {
     "detector cd": {"deviations": 2.0, "gamma": 1.0},
     "detector psbd": {"moved": 0.6, "quantile": 0.9},
     "detector abl": {"gamma": 2.0},
+    "detector bad_expert": {"fpr": 0.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

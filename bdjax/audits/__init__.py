@@ -1,5 +1,6 @@
 """Audits: questions put to a model, most of them by changing a copy of it."""
 
+from bdjax.audits.ban import BAN
 from bdjax.audits.connectivity import CONNECTIVITY
 from bdjax.audits.mm_bd import MM_BD
 from bdjax.audits.nc import NC
@@ -12,4 +13,5 @@ AUDITS = {
     "connectivity": CONNECTIVITY,
     "nc": NC,
     "mm_bd": MM_BD,
+    "ban": BAN,
 }

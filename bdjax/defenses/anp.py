@@ -14,8 +14,9 @@ from flax import struct
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import by_mask, clip_mask, entries, norms, scaled
+from bdjax.defenses.parts.pruning import by_mask, clip_mask
 from bdjax.keys import stream
+from bdjax.models.parts.norms import entries, norms, scaled
 from bdjax.types import Array, Key, Net, Stage, Trained, Weights, real
 
 CARD = Card(

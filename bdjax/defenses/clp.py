@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import entries, once, scaled, share
+from bdjax.defenses.parts.pruning import once, share
 from bdjax.errors import InvalidInput
+from bdjax.models.parts.norms import entries, scaled
 from bdjax.types import Array, Layer, Net, Weights
 
 MILDEST = 10.0

@@ -13,7 +13,8 @@ from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import by_mask, clip_mask, entries, norms, scaled
+from bdjax.defenses.parts.pruning import by_mask, clip_mask
+from bdjax.models.parts.norms import entries, norms, scaled
 from bdjax.types import Given, Source, Trained, Weights
 
 CARD = Card(

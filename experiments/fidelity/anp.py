@@ -18,7 +18,7 @@ import bdjax
 from bdjax import train
 from bdjax.cards import lookup
 from bdjax.defenses import anp
-from bdjax.defenses.parts.pruning import norms
+from bdjax.models.parts.norms import norms
 from bdjax.types import Batch, Given, Source, Trained
 from experiments.fidelity import common
 from experiments.fidelity.fine_pruning import settled

@@ -1,46 +1,15 @@
-"""What pruning defenses share: scaled channels of normalisation layers, and a stage of one step without batches."""
+"""What pruning defenses share: thresholds on masks of channels, and a stage of one step without batches."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax.numpy as jnp
-from flax import traverse_util
 
 from bdjax.data import sources
 from bdjax.defenses.parts import thresholds
-from bdjax.errors import InvalidInput
+from bdjax.models.parts.norms import entries, scaled
 from bdjax.train import start
 from bdjax.types import Array, Layer, Net, PyTree, Stage, Trained, Weights, real
-
-
-def norms(net: Net, method: str) -> tuple[Layer, ...]:
-    """The normalisation layers of a network, in forward order.
-
-    Raises:
-        InvalidInput: there is none for `method` to prune.
-    """
-    found = tuple(layer for layer in net.layers if layer.kind == "norm")
-    if not found:
-        raise InvalidInput(f"{method}: the network has no normalisation layer to prune; choose another model")
-    return found
-
-
-def entries(layers: tuple[Layer, ...], tree: PyTree, leaf: str) -> dict[str, Array]:
-    """The arrays called `leaf` of some layers, by the layer's name; tree: `params` or `batch_stats` of the network."""
-    flat = traverse_util.flatten_dict(tree)
-    return {layer.name: flat[*layer.path, leaf] for layer in layers}
-
-
-def scaled(net: Net, params: PyTree, scale: Mapping[str, Array], bias: Mapping[str, Array]) -> PyTree:
-    """Parameters with the scales and biases of normalisation layers multiplied, channel by channel.
-
-    scale, bias: name of a layer -> float (channels,); layers that are not named stay as they are.
-    """
-    paths = {layer.name: layer.path for layer in net.layers}
-    factors = {(*paths[name], "scale"): factor for name, factor in scale.items()}
-    factors |= {(*paths[name], "bias"): factor for name, factor in bias.items()}
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(flat | {path: flat[path] * factor for path, factor in factors.items()})
 
 
 def share(layers: tuple[Layer, ...], before: Weights, after: Weights) -> Array:
