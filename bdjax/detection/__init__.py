@@ -2,6 +2,7 @@
 
 from bdjax.detection.abl import ABL
 from bdjax.detection.ac import AC
+from bdjax.detection.bad_expert import BAD_EXPERT
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.psbd import PSBD
@@ -20,4 +21,5 @@ DETECTORS = {
     "ac": AC,
     "scan": SCAN,
     "abl": ABL,
+    "bad_expert": BAD_EXPERT,
 }
