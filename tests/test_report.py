@@ -17,12 +17,11 @@ import bdjax.report
 from bdjax.cards import Card, Setting
 from bdjax.errors import InvalidInput
 from bdjax.report import crossed, export, paired, ratio_figure, summary, table, write
-from bdjax.report.figures import COLOURS, INK, audited_panel, ratio_panel
+from bdjax.report.figures import COLOURS
 from bdjax.report.headline import headline, unfinished
 from bdjax.report.page import render
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import student
-from bdjax.report.svg import inline
 from bdjax.report.tables import pairs, ranked
 from bdjax.report.verdicts import COSTLY, DESTROYED, INEFFECTIVE, WEAK
 from bdjax.report.wording import discreet, duration, listed, percent, points, size
@@ -265,7 +264,7 @@ BLINDNESS = {
 
 
 def _palettes():
-    css = (Path(bdjax.report.__file__).parent / "page.css").read_text(encoding="utf-8")
+    css = (Path(bdjax.report.__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
     found = re.findall(r"--series-\d: (#\w{6})", css)
     return {"standalone": (COLOURS, "#ffffff"), "light": (found[:6], "#ffffff"), "dark": (found[6:], "#0f1318")}
 
@@ -280,25 +279,6 @@ def test_colours_keep_apart_for_every_eye(name):
     for matrix in BLINDNESS.values():
         seen = [_oklab(np.array(matrix) @ _linear(colour)) for colour in colours]
         assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.09
-
-
-def test_figures_take_the_pages_ink_and_repeat_themselves(results):
-    one, two = (inline(ratio_panel(results, "badnets", "asr"), "a", 'a "label" <b>') for _ in range(2))
-    assert one == two
-    assert "currentColor" in one and INK not in one
-    assert f"var(--series-0, {COLOURS[0]})" in one
-    assert {"0", "1", "2", "3"} == set(re.findall(r'data-series="(\d)"', one))
-    assert 'aria-label="a &quot;label&quot; &lt;b&gt;"' in one
-    assert "metadata" not in one and "font-family" not in one
-
-
-def test_audited_panel_shows_both_ratios_where_they_are(results):
-    axes = audited_panel(results, "badnets", "reactivation_asr").axes[0]
-    shown = {(line.get_gid(), line.get_markerfacecolor() == "none"): line for line in axes.lines if line.get_gid()}
-    assert set(shown) == {(f"series-{k}", hollow) for k in range(4) for hollow in (False, True)}
-    line = shown["series-1", False]
-    kept = results["asr"].sel(attack="badnets", ratio=0.1, defense="ft").values[[0, 2, 3]]  # one seed diverged
-    np.testing.assert_allclose([*line.get_xdata(), *line.get_ydata()], [100 * kept.mean(), 50 * kept.mean() + 50])
 
 
 def test_ratio_figure_has_a_panel_an_attack(results):
@@ -340,7 +320,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        self.inside = tag
+        self.inside = "data" if "type" in dict(attrs) else tag
 
     def handle_data(self, data):
         if self.inside == "script":
@@ -356,7 +336,7 @@ def test_page_allows_its_own_script_alone(page):
     assert policy.startswith("default-src 'none'; ")
     digest = base64.b64encode(hashlib.sha256(parsed.script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy
-    assert [tag for tag, _ in parsed.elements].count("script") == 1
+    assert [attrs.get("type") for tag, attrs in parsed.elements if tag == "script"] == ["application/json", None]
     assert not any(name.startswith("on") for _, attrs in parsed.elements for name in attrs)
 
 
@@ -367,7 +347,8 @@ def test_page_fetches_nothing(page):
                 assert attrs[name].startswith(("#", "data:")), (tag, attrs)
     assert not re.search(r"url\((?!#)|@import|xlink", page)
     outside = set(re.findall(r"https?://[^\s<\"]+", page))
-    assert outside == {"https://arxiv.org/abs/1708.06733", "https://example.org/?a=1&amp;b="}
+    namespace = "http://www.w3.org/2000/svg"
+    assert outside == {"https://arxiv.org/abs/1708.06733", "https://example.org/?a=1&amp;b=", namespace}
 
 
 def test_page_escapes_and_tells_no_folder(page):
@@ -386,14 +367,14 @@ def test_page_has_unique_ids(page):
 
 def test_page_says_the_main_numbers(results, page):
     asr = sorted(100 * float(one) for one in results["asr"].sel(ratio=0.1, defense="ft_sam:rho=2").mean("seed"))
-    assert re.search(rf"success that of ft_sam:rho=2 against all 3 attacks \({asr[0]:.1f}% ", page)
-    assert '<p class="lead">Unfinished: 104 of 144 cells have their numbers.' in page
+    assert re.search(rf"the highest DER are those of ft_sam:rho=2 against all 3 attacks \({asr[0]:.1f}% ", page)
+    assert '<p class="lead unfinished">Unfinished: 104 of 144 cells have their numbers.' in page
     assert "1 cell diverged in training and is part of no mean." in page
     assert "Up to 5.0% of a defender" in page
     for text in (
         "BadNets",
         "needs",
-        "clean, clean_model",
+        "clean, clean model",
         "Another start.",
         "31.4 s",
         "820 MB",
@@ -419,7 +400,7 @@ def test_a_study_without_numbers_has_a_page(results):
     empty = results.drop_vars(["retuning_asr", "sharpness_trace"]).assign(
         status=xarray.full_like(results["status"], -1)
     )
-    assert '<p class="lead">Nothing to show yet: 0 of 144 cells have their numbers.' in render(empty)
+    assert '<p class="lead unfinished">Nothing to show yet: 0 of 144 cells have their numbers.' in render(empty)
     assert summary(empty) == "Nothing to show yet: 0 of 144 cells have their numbers.\n"
 
 
@@ -483,7 +464,10 @@ def crowned(asr, acc):
 
 def test_no_crown_for_a_wrecked_model():
     lead, order = crowned([(0.9, 0.9), (0.5, 0.6), (0.0, 0.0)], [(0.9, 0.9), (0.9, 0.9), (0.1, 0.1)])
-    assert "lowest attack success that of x against all 2 attacks (50.0% (a) to 60.0% (b))" in lead
+    assert (
+        "lowest attack success and the highest DER are those of x against all 2 attacks (50.0% (a) to 60.0% (b))"
+        in lead
+    )
     assert "y kept less than 50% of the accuracy" in lead
     assert order == ["none", "x", "y"]
 
@@ -513,5 +497,5 @@ def test_only_what_has_run_is_told(results):
 def test_the_band_goes_on_beyond_a_ratio_that_an_attack_has_not(results):
     whole = results.sel(defense=["none"]).where(results["ratio"] != 0.05)
     attack = str(results["attack"].values[0])
-    band = ratio_panel(whole, attack, "asr").axes[0].collections[0].get_paths()
+    band = ratio_figure(whole.sel(attack=[attack]), "asr").axes[0].collections[0].get_paths()
     assert len(band) == 1 and band[0].vertices[:, 0].max() == pytest.approx(0.1, abs=0.002)

@@ -1,4 +1,4 @@
-"""Figures: means over seeds with their 95% intervals as bands, one panel an attack, one colour a defense.
+"""Figures for notebooks and papers: means over seeds with 95% bands, one panel an attack, one colour a defense.
 
 The colours keep apart under protanopia, deuteranopia and tritanopia and have a contrast of 3 or more to white and to
 near-black; markers and dashes tell them apart without colour. The undefended victim is drawn in the ink of the text.
@@ -38,9 +38,8 @@ def _with_settings(draw):
 
 
 class Style(NamedTuple):
-    """How one defense is drawn in every figure of a report."""
+    """How one defense is drawn."""
 
-    index: int  # its place among the defenses
     colour: str
     marker: str
     dash: str | tuple
@@ -54,7 +53,7 @@ def styles(defenses: list[str]) -> dict[str, Style]:
         k = others.index(name) if name in others else 0
         colour = INK if name == UNDEFENDED else COLOURS[k % len(COLOURS)]
         marker = MARKERS[(k + k // len(COLOURS)) % len(MARKERS)]
-        drawn[name] = Style(len(drawn), colour, marker, DASHES[k // len(COLOURS) % len(DASHES)])
+        drawn[name] = Style(colour, marker, DASHES[k // len(COLOURS) % len(DASHES)])
     return drawn
 
 
@@ -85,83 +84,6 @@ def ratio_figure(results: xarray.Dataset, measure: str = "asr", ink: str = INK):
     return figure
 
 
-@_with_settings
-def ratio_panel(results: xarray.Dataset, attack: str, measure: str):
-    """`measure` against poison ratio under one attack: a Figure without title or legend."""
-    figure = _figure(PANEL)
-    style = styles([str(name) for name in results["defense"].values])
-    _ratios(figure.subplots(), results, attack, measure, style, INK)
-    return figure
-
-
-@_with_settings
-def line_panel(values: xarray.DataArray, along: str, style: dict[str, Style]):
-    """Any variable of dims (defense, `along`, seed) against `along`, on a log axis where it spans two decades."""
-    figure = _figure(PANEL)
-    axes = figure.subplots()
-    numeric = np.issubdtype(values[along].dtype, np.number)
-    x = values[along].values.astype(float) if numeric else np.arange(values.sizes[along])
-    values = values.transpose("defense", along, "seed")
-    for name in values["defense"].values:
-        _band(axes, x, values.sel(defense=name).values, style[str(name)], INK, mark=x.size <= 12)
-    positive = values.values[values.values > 0]
-    if positive.size and (values.min() > 0) and positive.max() > 100 * positive.min():
-        axes.set_yscale("log")
-    if along in values.coords:
-        axes.set_xlabel(along.replace("_", " "), color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=bool((x % 1 == 0).all()))
-    if not numeric:
-        axes.set_xticks(x, [str(value) for value in values[along].values])
-    _dress(axes, INK)
-    return figure
-
-
-@_with_settings
-def audited_panel(results: xarray.Dataset, attack: str, name: str):
-    """ASR after an audit, variable `name`, against ASR before it, in percent with both intervals: a point a defense.
-
-    Filled at the attack's largest ratio; hollow at ratio 0, where the audit alone can have brought the trigger in. On
-    the diagonal the audit changed nothing.
-    """
-    figure = _figure((PANEL[0], PANEL[0]))
-    axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
-    before, after = (usable(results, one).sel(attack=attack) * 100 for one in ("asr", name))
-    ratios = before["ratio"].values[np.isfinite(after).any(["defense", "seed"]).values]
-    for ratio in sorted({ratios.max(), *ratios[ratios == 0]}):
-        for defense, style in styles([str(one) for one in results["defense"].values]).items():
-            where = {"ratio": ratio, "defense": defense}
-            _point(axes, student(before.sel(where).values), student(after.sel(where).values), style, bool(ratio))
-    axes.set(xlim=(-4, 104), ylim=(-4, 104), xticks=range(0, 101, 25), yticks=range(0, 101, 25), aspect="equal")
-    axes.set_xlabel("ASR before, %", color=INK)
-    axes.set_ylabel("ASR after, %", color=INK)
-    _dress(axes, INK)
-    return figure
-
-
-def _point(axes, x, y, style: Style, filled: bool) -> None:
-    """One `Interval` of no axes against another."""
-    if not min(x.count, y.count):
-        return
-    group = f"series-{style.index}"
-    bars = {"color": style.colour, "alpha": 0.45, "linewidth": 1, "gid": group}
-    axes.hlines(y.mean, x.low, x.high, **bars)
-    axes.vlines(x.mean, y.low, y.high, **bars)
-    face = {} if filled else {"markerfacecolor": "none", "markeredgewidth": 1.1}
-    _line(axes, [x.mean], [y.mean], style, INK, zorder=3, gid=group, markersize=5.5, **face)
-
-
-@_with_settings
-def key(style: Style):
-    """The sample of a defense's line for a legend."""
-    figure = _figure((0.42, 0.14), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(-1, 1))
-    _line(axes, [0.02, 0.5, 0.98], [0, 0, 0], style, INK, markevery=[1])
-    return figure
-
-
 def _ratios(axes, results: xarray.Dataset, attack: str, measure: str, style: dict[str, Style], ink: str) -> None:
     values = usable(results, measure).sel(attack=attack).transpose("defense", "ratio", "seed") * 100
     ratios = results["ratio"].values.astype(float)
@@ -181,28 +103,26 @@ def _ratios(axes, results: xarray.Dataset, attack: str, measure: str, style: dic
     _dress(axes, ink)
 
 
-def _band(axes, x: np.ndarray, values: np.ndarray, style: Style, ink: str, mark: bool = True) -> None:
+def _band(axes, x: np.ndarray, values: np.ndarray, style: Style, ink: str) -> None:
     """Mean over the last axis of `values` (x, seeds) as a line and its interval as a band."""
     interval = student(values)
     shown = interval.count > 0
     if not shown.any():
         return
     colour = ink if style.colour == INK else style.colour
-    group = f"series-{style.index}"
     axes.fill_between(
-        x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.16, linewidth=0, zorder=2, gid=group
+        x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.16, linewidth=0, zorder=2
     )
-    _line(axes, x[shown], interval.mean[shown], style, ink, zorder=3, gid=group, marked=mark)
+    _line(axes, x[shown], interval.mean[shown], style, ink, zorder=3)
     if shown.sum() == 1 and np.isfinite(interval.low[shown]).all():
-        axes.vlines(x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.5, gid=group)
+        axes.vlines(x[shown], interval.low[shown], interval.high[shown], color=colour, alpha=0.5)
 
 
-def _line(axes, x, y, style: Style, ink: str, marked: bool = True, **options):
+def _line(axes, x, y, style: Style, ink: str, **options):
     from matplotlib.lines import Line2D
 
     colour = ink if style.colour == INK else style.colour
-    marker = style.marker if marked else "none"
-    options |= {"color": colour, "marker": marker, "linestyle": style.dash}
+    options |= {"color": colour, "marker": style.marker, "linestyle": style.dash}
     return Line2D(x, y, **options) if axes is None else axes.plot(x, y, **options)[0]
 
 
@@ -216,10 +136,10 @@ def _dress(axes, ink: str) -> None:
     axes.tick_params(axis="y", length=0, which="both")
 
 
-def _figure(size: tuple[float, float], layout: str = "constrained"):
+def _figure(size: tuple[float, float]):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout=layout)
+    figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_visible(False)
     return figure
 

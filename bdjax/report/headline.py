@@ -3,6 +3,7 @@
 import xarray
 
 from bdjax.io.store.results import DIVERGED, OK, UNASKED
+from bdjax.report.studies import about
 from bdjax.report.tables import Row, foremost, largest
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, HALF, INEFFECTIVE, UNDEFENDED, WEAK
 from bdjax.report.wording import brief, discreet, listed, number, percent
@@ -11,11 +12,11 @@ FEW = 3
 """Attacks, or defenses, that a sentence names one by one; of more it gives the number."""
 
 
-def title(results: xarray.Dataset) -> str:
-    """What the study is about."""
-    defended = any(name != UNDEFENDED for name in results["defense"].values)
-    dataset = discreet(str(results.attrs.get("dataset", "images")))
-    return f"Backdoor attacks{' and defenses' if defended else ''} on {dataset}"
+def title(studies: list[xarray.Dataset]) -> str:
+    """What the studies are about."""
+    defended = any(name != UNDEFENDED for results in studies for name in results["defense"].values)
+    datasets = dict.fromkeys(about(results)["dataset"] or "images" for results in studies)
+    return f"Backdoor attacks{' and defenses' if defended else ''} on {listed(list(datasets))}"
 
 
 def unfinished(results: xarray.Dataset) -> str:
@@ -94,24 +95,31 @@ def _best(top: dict[tuple[str, str], Row], called: dict[str, str], bound: float)
     if not able:
         return f"No defense lowers attack success at a cost of at most {100 * bound:g} points of accuracy."
     count = len({row.attack for row in rows})
-    leaders = [_leaders(able, measure, count, called) for measure in ("der", "asr")]
-    return (
-        f"Among defenses that lose at most {100 * bound:g} points of accuracy, the highest DER is that of {leaders[0]};"
-        f" the lowest attack success that of {leaders[1]}."
-    )
+    among = f"Among defenses that lose at most {100 * bound:g} points of accuracy"
+    leaders = {measure: _leading(able, measure) for measure in ("der", "asr")}
+    told = {measure: _told(led, measure, count, called) for measure, led in leaders.items()}
+    if leaders["der"] == leaders["asr"]:
+        return f"{among}, the lowest attack success and the highest DER are those of {told['asr']}."
+    return f"{among}, the highest DER is that of {told['der']}; the lowest attack success that of {told['asr']}."
 
 
-def _leaders(rows: list[Row], measure: str, count: int, called: dict[str, str]) -> str:
-    """Who leads against which of `count` attacks: never a mean over attacks, which may be true of none of them."""
+def _leading(rows: list[Row], measure: str) -> dict[str, list[Row]]:
+    """Defense -> its rows for those attacks against which it leads; by attack, for a mean may be true of none."""
     led: dict[str, list[Row]] = {}
     for attack in dict.fromkeys(row.attack for row in rows):
         own = [row for row in rows if row.attack == attack]
         best = (max if measure == "der" else min)(own, key=lambda row: row.measures[measure].mean)
         led.setdefault(best.defense, []).append(best)
+    return led
+
+
+def _told(led: dict[str, list[Row]], measure: str, count: int, called: dict[str, str]) -> str:
+    """Who leads against which of `count` attacks."""
     order = sorted(led, key=lambda name: -len(led[name]))
     if count > FEW and len(order) > 1:
-        parts = [f"{called[name]} against {len(led[name])} of {count} attacks" for name in order[:FEW]]
-        return listed(parts + ([f"{number(len(order) - FEW, 'other')} against the rest"] if len(order) > FEW else []))
+        parts = [f"{called[name]} against {len(led[name])}" for name in order[:FEW]]
+        parts += [f"{number(len(order) - FEW, 'other')} against the rest"] if len(order) > FEW else []
+        return listed([f"{parts[0]} of {count} attacks", *parts[1:]])
     parts = []
     for name in order:
         attacks = [called[row.attack] for row in led[name]]
@@ -128,9 +136,9 @@ def _blemished(top: dict[tuple[str, str], Row], called: dict[str, str], bound: f
         INEFFECTIVE: "left the attack as it was",
     }
     parts = []
-    for verdict, about in words.items():
+    for verdict, told in words.items():
         hit = dict.fromkeys(called[row.defense] for row in top.values() if verdict in row.verdicts and not row.oracle)
-        parts += [f"{_some(list(hit), 'defense')} {about}"] if hit else []
+        parts += [f"{_some(list(hit), 'defense')} {told}"] if hit else []
     return f"Under at least one attack {'; '.join(parts)}." if parts else ""
 
 

@@ -1,12 +1,15 @@
 """The page: one HTML file that needs nothing but itself.
 
 Everything that comes from results, cards or names is escaped; the content security policy allows no source but the
-page's own styles, its one script by hash, and pictures within the page.
+page's own styles, its one script by hash, and pictures within the page. What the script draws from is JSON in an
+element that is never run; the script puts it into the page as text alone.
 """
 
 import base64
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray
@@ -14,17 +17,30 @@ from markupsafe import Markup, escape
 
 from bdjax.io.files import write_atomically
 from bdjax.report import sections, wording
-from bdjax.report.headline import headline, remarks, title
+from bdjax.report.content import content
+from bdjax.report.headline import headline, remarks, title, unfinished
+from bdjax.report.names import addresses
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import crossed
-from bdjax.report.tables import foremost, paired, pairs, ranked, table
-from bdjax.report.verdicts import rules
+from bdjax.report.studies import Shown, labels
+from bdjax.report.tables import Row, table
+from bdjax.report.verdicts import BOUND, rules
 
-_HERE = Path(__file__).parent
-_LINK = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;)]")
+_ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("data", "choices", "chart", "tables", "overview", "details", "detectors", "page")
+"""The script's parts, in the order in which they build on each other."""
 
 
-def write(folder: Path, results: xarray.Dataset, curves=None, samples=None, cards=()) -> Path:
+def write(
+    folder: Path,
+    results: xarray.Dataset,
+    curves=None,
+    samples=None,
+    cards=(),
+    suspects=None,
+    scores=None,
+    bound: float = BOUND,
+) -> Path:
     """Write `folder`/report.html, whole or not at all, and return its path.
 
     Args:
@@ -33,38 +49,49 @@ def write(folder: Path, results: xarray.Dataset, curves=None, samples=None, card
         curves: training curves, dims (attack, ratio, seed, defense, epoch), NaN beyond the end; or None.
         samples: {attack: (clean, triggered, figures)}, the first two uint8 (m, height, width, 1 or 3); or None.
         cards: the cards of all methods used.
+        suspects: {(attack, detector, on): (images, poisoned, score)}, uint8 (m, height, width, 1 or 3), bool (m,) and
+            float (m,): the most suspect of a cell; or None.
+        scores: {(attack, ratio, seed, detector, on): {"score": float (n,), "truth": int8 (n,), "flagged": bool (n,)}},
+            truth 1 poisoned, 0 clean, -1 not judged; or None.
+        bound: the loss of accuracy, a fraction, beyond which a defense is not compared.
     """
-    text = render(results, curves, samples, cards)
+    return write_several(folder, [Shown(results, curves, samples, tuple(cards), suspects, scores)], bound)
+
+
+def write_several(folder: Path, studies: Sequence[Shown], bound: float = BOUND) -> Path:
+    """Write `folder`/report.html of several studies, told apart by data set, model and recipe, and return its path."""
+    text = render_several(studies, bound)
     path = Path(folder) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
     return path
 
 
-def render(results: xarray.Dataset, curves=None, samples=None, cards=()) -> str:
+def render(results: xarray.Dataset, curves=None, samples=None, cards=(), suspects=None, scores=None) -> str:
     """The page as text; the same arguments as `write`."""
+    return render_several([Shown(results, curves, samples, tuple(cards), suspects, scores)])
+
+
+def render_several(studies: Sequence[Shown], bound: float = BOUND) -> str:
+    """The page of several studies as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(_HERE)
+    loader = FileSystemLoader(_ASSETS)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tools = (wording.percent, wording.points, wording.digits, wording.size, wording.discreet)
-    tools += (wording.centre, wording.spread, linked, breakable)
+    tools = (wording.percent, wording.size, wording.discreet, wording.plain, linked, breakable)
     environment.filters |= {tool.__name__: tool for tool in tools}
-    environment.globals |= {tool.__name__: tool for tool in tools}
-    shown = _results(results) | _figures(results, curves) | _origin(results, samples, cards)
+    rows = [table(study.results, bound=bound) for study in studies]
+    shown = _numbers(list(studies), rows, bound) | _words(list(studies), rows, bound)
     return environment.get_template("page.html.j2").render(shown).lstrip()
 
 
 def linked(text: str) -> Markup:
-    """Text with its web addresses as anchors, and everything escaped."""
-    parts, start = [], 0
-    for found in _LINK.finditer(text):
-        url = escape(found.group())
-        parts += [escape(text[start : found.start()]), Markup(f'<a href="{url}" rel="noreferrer noopener">{url}</a>')]
-        start = found.end()
-    return Markup("").join([*parts, escape(text[start:])])
+    """Text with its web addresses and arXiv numbers as anchors, and everything escaped."""
+    anchor = Markup('<a href="{}" rel="noreferrer noopener">{}</a>')
+    parts = (anchor.format(address, piece) if address else escape(piece) for piece, address in addresses(text))
+    return Markup("").join(parts)
 
 
 def breakable(text: str) -> Markup:
@@ -72,50 +99,57 @@ def breakable(text: str) -> Markup:
     return escape(text).replace(":", Markup(":<wbr>")).replace(",", Markup(",<wbr>"))
 
 
-def _results(results: xarray.Dataset) -> dict:
-    rows = table(results)
-    defenses = [str(name) for name in results["defense"].values]
-    pair_rows = [row for pair in pairs(defenses) for row in paired(results, *pair)]
-    top = foremost(results, rows)
+def _numbers(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
+    """What the script draws from, and which sections it fills."""
+    found = content(studies, rows, bound)
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    script = "\n".join(['"use strict";', *((_ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)])
     return {
-        "title": title(results),
-        "headline": headline(results, rows),
-        "remarks": remarks(results),
-        "rows": rows,
-        "top": top,
-        "top_attacks": {attack: row.ratio for (attack, _), row in top.items()},
-        "defenses": [name for name in ranked(results, rows) if any(name == defense for _, defense in top)],
-        "rules": rules(),
-        "oracles": {row.defense for row in rows if row.oracle},
-        "pairs": pair_rows,
-        "reach": {measure: sections.reach(pair_rows, measure) for measure in ("asr", "acc")},
-    }
-
-
-def _figures(results: xarray.Dataset, curves: xarray.Dataset | None) -> dict:
-    defenses = [str(name) for name in results["defense"].values]
-    return {
-        "legend": lambda place: sections.legend(defenses, place),
-        "ratio_figures": sections.ratio_figures(results),
-        "curve_figures": sections.curve_figures(curves, defenses),
-        "audits": sections.audits(results, defenses),
-    }
-
-
-def _shown(results: xarray.Dataset, samples: dict) -> dict:
-    found = {name: samples[name] for name in results["attack"].values.tolist() if name in samples}
-    return {name: pictures(*pair, figures | crossed(results, name)) for name, (*pair, figures) in found.items()}
-
-
-def _origin(results: xarray.Dataset, samples: dict | None, cards) -> dict:
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return {
-        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        "data": Markup(re.sub("[<>&]", lambda one: f"\\u{ord(one.group()):04x}", text)),
         "script": Markup(script),
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "facts": sections.facts(results),
-        "pictures": _shown(results, samples or {}),
-        "cards": list(cards),
-        "bars": {card.name: card.bar for card in cards},
-        "origin": sections.origin(results),
+        "cells": bool(found["rows"]),
+        "pairs": bool(found["pairs"]),
+        "audits": any(one.get("rows") or one.get("lines") for one in found["audits"]),
+        "training": bool(found["curves"]),
+        "detection": any(found["detection"][name] for name in ("rows", "histograms", "suspects")),
     }
+
+
+def _words(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
+    cards = {card.name: card for study in studies for card in study.cards}
+    called = labels([study.results for study in studies]) if len(studies) > 1 else [""]
+    attacks = [str(name) for study in studies for name in study.results["attack"].values]
+    return {
+        "title": title([study.results for study in studies]),
+        "leads": [_lead(study.results, *told, bound) for study, *told in zip(studies, called, rows, strict=True)],
+        "style": Markup((_ASSETS / "page.css").read_text(encoding="utf-8")),
+        "bound": f"{100 * bound:g}",
+        "rules": rules(bound),
+        "attacks": list(dict.fromkeys(attacks)),
+        "pictures": {name: one for study in studies for name, one in _pictures(study).items()},
+        "cards": sorted(cards.values(), key=lambda card: card.title.lower()),
+        "bars": {card.name: card.bar for card in cards.values()},
+        "origins": [
+            {"label": label} | sections.origin(study.results)._asdict()
+            for study, label in zip(studies, called, strict=True)
+        ],
+    }
+
+
+def _lead(results: xarray.Dataset, label: str, rows: list[Row], bound: float) -> dict:
+    begun = unfinished(results)
+    sentences = headline(results, rows, bound)
+    return {
+        "label": label,
+        "unfinished": begun,
+        "sentences": sentences[bool(begun) :],
+        "remarks": remarks(results),
+        "facts": sections.facts(results),
+    }
+
+
+def _pictures(study: Shown) -> dict:
+    samples = study.samples or {}
+    found = {name: samples[name] for name in study.results["attack"].values.tolist() if name in samples}
+    return {name: pictures(*pair, figures | crossed(study.results, name)) for name, (*pair, figures) in found.items()}

@@ -80,6 +80,11 @@ def size(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
+def plain(text: str) -> str:
+    """Text of a card without the marks of Markdown."""
+    return text.replace("`", "").replace("**", "")
+
+
 def discreet(value):
     """Text, or nested lists and dicts of it, with every absolute path cut to its last name."""
     if isinstance(value, dict):

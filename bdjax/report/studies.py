@@ -1,0 +1,38 @@
+"""What a page shows of a study, and how several studies on one page are told apart."""
+
+import json
+from typing import Any, NamedTuple
+
+import xarray
+
+from bdjax.report.wording import discreet
+
+NAMED = ("dataset", "model", "recipe")
+"""What a study is one of: each a column wherever results leave their study."""
+
+
+class Shown(NamedTuple):
+    """One study as the page takes it; all but the results may be missing."""
+
+    results: xarray.Dataset
+    curves: xarray.Dataset | None = None  # dims (attack, ratio, seed, defense, epoch), NaN beyond the end
+    samples: dict[str, tuple] | None = None  # attack -> clean and triggered uint8 (m, height, width, 1 or 3), figures
+    cards: tuple = ()  # of all methods used
+    suspects: dict[tuple, tuple] | None = None  # (attack, detector, on) -> images uint8 (m, ...), poisoned, score (m,)
+    scores: dict[tuple, dict[str, Any]] | None = None  # (attack, ratio, seed, detector, on) -> score, truth, flagged
+
+
+def about(results: xarray.Dataset) -> dict[str, str]:
+    """Data set, model and recipe of a study; "default" is the data set's own recipe, "" what the results do not say."""
+    config = json.loads(results.attrs.get("config") or "{}")
+    recipe = config.get("recipe")
+    known = {"dataset": results.attrs.get("dataset", ""), "model": results.attrs.get("model", "")}
+    return discreet(known | {"recipe": "" if recipe is None else recipe or "default"})
+
+
+def labels(found: list[xarray.Dataset]) -> list[str]:
+    """What each study is called beside the others: what sets it apart of NAMED, and a number where nothing does."""
+    known = [about(results) for results in found]
+    apart = [name for name in NAMED if len({one[name] for one in known}) > 1]
+    called = [" · ".join(one[name] or "?" for name in apart) for one in known]
+    return [name if called.count(name) == 1 else f"{name} (study {k + 1})".strip() for k, name in enumerate(called)]
