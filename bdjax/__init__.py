@@ -20,6 +20,7 @@ _WHERE = {
     "load": "io.store.results",
     "load_curves": "io.store.results",
     "load_scores": "io.store.results",
+    "load_suspects": "io.store.results",
     "run": "engine.run",
 }
 
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "load_curves",
     "load_scores",
+    "load_suspects",
     "run",
 ]
 

@@ -57,7 +57,7 @@ def test_scores_and_pictures_are_kept(kept):
         figures = found.sel(attack=attack, ratio=ratio, seed=seed, detector=detector, on=on)
         alarms = one["flagged"][one["truth"] == 0].mean()
         assert float(figures["fpr"]) == pytest.approx(alarms)
-    shown = detections.load_suspects(folder)
+    shown = bdjax.load_suspects(folder)
     assert set(shown) == {
         (tiny.ATTACK, STRIP, "rows"),
         (tiny.ATTACK, STRIP, "queries"),

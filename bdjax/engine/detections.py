@@ -1,7 +1,6 @@
 """What is kept of a detection: its figures, on request every score, and pictures of the most suspect images."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,6 @@ from bdjax.types import Trained
 
 SHOWN = 12
 """Most suspect images that are kept of a detector under an attack."""
-
-
-class Suspects(NamedTuple):
-    """The most suspect images of one cell, most suspect first."""
-
-    image: np.ndarray  # uint8 (m, height, width, channels)
-    poisoned: np.ndarray  # bool (m,)
-    score: np.ndarray  # float (m,)
 
 
 def keep(context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, left: Trained, seconds: float) -> None:
@@ -69,12 +60,3 @@ def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shar
     tree = {"image": image, "poisoned": cell.truth[rows] == 1, "score": scored[rows]}
     about = {"attack": job.attack, "detector": job.detector, "on": job.judges, "count": str(count)}
     save_tree(path, tree, about)
-
-
-def load_suspects(folder: Path) -> dict[tuple[str, str, str], Suspects]:
-    """The pictures that a study's folder has, by (attack, detector, on)."""
-    found = {}
-    for path in sorted((Path(folder) / "suspects").glob("[!.]*.safetensors")):
-        tree, about = load_tree(path)
-        found[about["attack"], about["detector"], about["on"]] = Suspects(**tree)
-    return found

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -180,6 +180,23 @@ def load_scores(folder: str | Path) -> dict[tuple, dict[str, np.ndarray]]:
     return found
 
 
+class Suspects(NamedTuple):
+    """The most suspect images of one cell, most suspect first."""
+
+    image: np.ndarray  # uint8 (m, height, width, channels)
+    poisoned: np.ndarray  # bool (m,)
+    score: np.ndarray  # float (m,)
+
+
+def load_suspects(folder: str | Path) -> dict[tuple[str, str, str], Suspects]:
+    """The most suspect images that each detector found, by (attack, detector, on); of the most poisoned cell."""
+    found = {}
+    for path in sorted((Path(folder) / "suspects").glob("[!.]*.safetensors")):
+        tree, about = load_tree(path)
+        found[about["attack"], about["detector"], about["on"]] = Suspects(**tree)
+    return found
+
+
 def load_curves(folder: str | Path) -> xr.Dataset:
     """Training curves of a study: dims attack, ratio, seed, defense, epoch; NaN beyond a curve's end."""
     folder = Path(folder)
@@ -228,10 +245,12 @@ class _Table:
         where = tuple(self.places[dim][cell[dim]] for dim in self.axes)
         self.status[where] = ABSENT
         scored, run = rows["score"].get(cell["score"]), rows["run"].get(cell["model"])
+        if run is not None:
+            self.trained[cell["model"]] = run["seconds"]
         if scored is None or run is None:
             return
         self.status[where] = run["status"]
-        self.columns["seconds"][where] = self.trained[cell["model"]] = run["seconds"]
+        self.columns["seconds"][where] = run["seconds"]
         self.columns["overlap"][where] = scored["overlap"]
         usable = run["status"] == OK
         for name in ("acc", "asr", "ra", "cross"):
@@ -267,6 +286,8 @@ class _Table:
             "convolution": plan["convolution"],
             "compile_seconds": float(sum(group["compile_seconds"] for group in plan["groups"].values())),
             "seconds_total": float(sum(self.trained.values())),
+            "models": len({cell["model"] for cell in index["cells"]}),
+            "models_finished": len(self.trained),
             "memory": json.dumps(plan["held"]),
             "programs": json.dumps([{name: group[name] for name in PROGRAM} for group in plan["groups"].values()]),
         }

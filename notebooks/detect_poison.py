@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Which training images are poisoned?
+#
+# Somebody hands over a training set, and some of its images carry a trigger. A detector trains nothing new: it asks the
+# model that was trained on the set, and scores every image. Here are two detectors over several seeds, the images that
+# they suspect most, and what is left of the backdoor once those are dropped. Set `BDJAX_FAST=1` for the size at which
+# the tests run this.
+
+# %%
+import os
+import tempfile
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import bdjax
+
+fast = os.environ.get("BDJAX_FAST") == "1"
+detectors = ("spectral", "strip:overlays=4" if fast else "strip:overlays=30")
+folder = tempfile.mkdtemp()
+study = bdjax.Study(
+    dataset="digits",
+    model="small_cnn:width=2" if fast else "small_cnn",
+    attacks=("badnets",),
+    ratios=(0.0, 0.1),
+    seeds=range(3),
+    detectors=detectors,
+    defenses=("none", "spectral:epochs=1" if fast else "spectral:epochs=30,batch=64,learning_rate=0.2"),
+    recipe="epochs=1" if fast else "",
+    keep_scores=True,
+    driver="map",
+)
+results = bdjax.run(study, folder)
+
+# %% [markdown]
+# How well a score ranks poisoned images above clean ones, and how many clean images each detector flags on a model that
+# was never poisoned. `on` says what was judged: rows of the training set, or queries at test time.
+
+# %%
+judged = results[["auroc", "tpr_at_5", "fpr"]].sel(attack="badnets").mean("seed")
+judged.to_dataframe().dropna(how="all").round(3)
+
+# %% [markdown]
+# The scores of one seed. A detector is only as good as the gap between the two.
+
+# %%
+scores = bdjax.load_scores(folder)
+figure, axes = plt.subplots(1, len(detectors), figsize=(9, 3))
+for axis, detector in zip(axes, detectors, strict=True):
+    one = scores["badnets", 0.1, 0, detector, "rows"]
+    bins = np.linspace(one["score"].min(), one["score"].max(), 40)
+    for truth, name in ((0, "clean"), (1, "poisoned")):
+        axis.hist(one["score"][one["truth"] == truth], bins, label=name, alpha=0.6)
+    axis.set(title=detector, xlabel="score", ylabel="training images", yscale="log")
+axes[0].legend();
+
+# %% [markdown]
+# The images that the first detector suspects most: those with the bright square in a corner are poisoned.
+
+# %%
+worst = bdjax.load_suspects(folder)["badnets", "spectral", "rows"]
+figure, axes = plt.subplots(2, 6, figsize=(9, 3.4))
+for axis, image, poisoned, score in zip(axes.flat, *worst, strict=True):
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.set_title(f"{score:.2f} {'poisoned' if poisoned else 'clean'}", fontsize=9)
+    axis.axis("off")
+
+# %% [markdown]
+# The defense of the same name drops what the detector flags and trains a new network on the rest. Whether that is
+# enough depends on how many poisoned images remain: a few are often all that a backdoor needs.
+
+# %%
+after = results[["acc", "asr"]].sel(attack="badnets").mean("seed")
+after.to_dataframe()[["acc", "asr"]].round(3)
