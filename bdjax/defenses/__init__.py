@@ -1,6 +1,7 @@
 """Defenses: training rules that never see the attack."""
 
 from bdjax.defenses.abl import ABL
+from bdjax.defenses.ac import AC
 from bdjax.defenses.anp import ANP
 from bdjax.defenses.bti_dbf import BTI_DBF
 from bdjax.defenses.clp import CLP
@@ -18,6 +19,7 @@ from bdjax.defenses.pam import PAM
 from bdjax.defenses.pdb import PDB
 from bdjax.defenses.rnp import RNP
 from bdjax.defenses.sau import SAU
+from bdjax.defenses.scan import SCAN
 from bdjax.defenses.spectral import SPECTRAL
 from bdjax.defenses.tsbd import TSBD
 
@@ -42,4 +44,6 @@ DEFENSES = {
     "rnp": RNP,
     "nc": NC,
     "spectral": SPECTRAL,
+    "ac": AC,
+    "scan": SCAN,
 }

@@ -6,7 +6,7 @@ from bdjax import train
 from bdjax.cards import Card, Method
 from bdjax.detection.parts.scoring import score_all
 from bdjax.train import recipes
-from bdjax.types import Defense, Net
+from bdjax.types import Defense, Net, Trained
 
 
 def describe(card: Card, **changes) -> Card:
@@ -24,7 +24,7 @@ def describe(card: Card, **changes) -> Card:
 
 
 def cleanse(method: Method, net: Net, shape: tuple[int, int, int], classes: int, static: dict) -> Defense:
-    """The stages of a detector, its pass over the training set, and training anew.
+    """The stages of a detector, its pass over the training set, and training anew, which carries `score` and `flagged`.
 
     Args:
         method: the detector's entry.
@@ -38,5 +38,10 @@ def cleanse(method: Method, net: Net, shape: tuple[int, int, int], classes: int,
     def order(key, _epoch, given, _still):
         return train.chosen(key, ~given.carry["flagged"], recipe["batch"])
 
-    retrain = train.supervised(net, lambda given: given.suspects, fresh=True, order=order, **recipe)
+    def leave(key, state, given):
+        # The model file says which rows were dropped.
+        return Trained(train.leave_weights(key, state, given).weights, dict(given.carry))
+
+    fresh = {"fresh": True, "order": order, "leave": leave}
+    retrain = train.supervised(net, lambda given: given.suspects, **fresh, **recipe)
     return *detector.stages, score_all(net, detector, lambda given: given.suspects), retrain
