@@ -74,6 +74,7 @@ SMALLEST = {
     "detector psbd": "passes=2,rates=3,moved=0.2,quantile=0.4",
     "detector abl": "isolation_epochs=1,batch=16,share=0.3",
     "detector bad_expert": "clean_epochs=3,drop_every=1,clean_batch=8,backdoor_batch=8,clean_rate=1e-3,fpr=1",
+    "detector ted": "correct=false,contamination=0.5",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -102,6 +103,7 @@ OTHER = {
     "detector psbd": {"moved": 0.6, "quantile": 0.9},
     "detector abl": {"gamma": 2.0},
     "detector bad_expert": {"fpr": 0.0},
+    "detector ted": {"contamination": 0.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

@@ -10,6 +10,7 @@ from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.scan import SCAN
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
+from bdjax.detection.ted import TED
 
 DETECTORS = {
     "spectral": SPECTRAL,
@@ -22,4 +23,5 @@ DETECTORS = {
     "scan": SCAN,
     "abl": ABL,
     "bad_expert": BAD_EXPERT,
+    "ted": TED,
 }
