@@ -13,25 +13,43 @@ def conduct(study, out: Path) -> None:
     use_cores()
     keep_compiled()
     engine.run(study, out, progress.automatic())
-    present(out)
+    present([out], out)
 
 
-def present(folder: Path) -> None:
-    """Print the table of a study and write its page and exports."""
+def present(folders: list[Path], out: Path, bound: float | None = None, forms=()) -> None:
+    """Print the tables of studies and write one page and the exports of all of them.
+
+    Args:
+        folders: the studies' own.
+        out: where page and exports go.
+        bound: loss of clean accuracy, a fraction, up to which defenses are compared; None: the report's own.
+        forms: further forms of the table to write: latex, markdown.
+    """
+    from bdjax import report
+
+    bound = report.BOUND if bound is None else bound
+    studies = [shown(folder) for folder in folders]
+    results = [study.results for study in studies]
+    path = report.write_several(out, studies, bound)
+    report.export(results, out)
+    report.write_tables(results, out, forms, bound)
+    for label, found in zip(report.labels(results), results, strict=True):
+        texts = [report.summary(found, bound), report.differences(found), report.detections(found)]
+        print("\n".join([f"{label}:"] * (len(studies) > 1) + [text for text in texts if text]))
+    print(f"The page: {path}")
+
+
+def shown(folder: Path):
+    """What a page shows of the study in a folder: a `bdjax.report.Shown`."""
     from bdjax import report
     from bdjax.cards import Card
     from bdjax.engine import samples
     from bdjax.io.store import results
-    from bdjax.io.store.store import read_json
 
-    found = results.load(folder)
-    cards = [Card.from_dict(card) for card in read_json(folder / "study.json")["cards"]]
-    path = report.write(folder, found, results.load_curves(folder), samples.load(folder), cards)
-    report.export(found, folder)
-    print(report.summary(found))
-    if compared := report.differences(found):
-        print(compared)
-    print(f"The page: {path}")
+    cards = tuple(Card.from_dict(card) for card in results.read_index(folder)["cards"])
+    suspects, scores = results.load_suspects(folder), results.load_scores(folder)
+    curves = results.load_curves(folder)
+    return report.Shown(results.load(folder), curves, samples.load(folder), cards, suspects, scores)
 
 
 def use_cores() -> None:

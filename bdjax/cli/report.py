@@ -1,4 +1,4 @@
-"""`bdjax report DIR`: the table, the page and the exports of a study's folder, from its files alone."""
+"""`bdjax report DIR...`: the tables, the page and the exports of studies, from their folders alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,35 @@ from typing import Annotated
 
 import tyro
 
+from bdjax.errors import InvalidInput
+
 
 @dataclass(frozen=True)
 class Report:
-    """Print the table of what a study has found so far and write DIR/report.html, results.csv and results.parquet."""
+    """Print what studies have found so far and write report.html, results.csv and results.parquet.
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """The study's folder."""
+    Of one study they go into its folder; several stand on one page, in --out.
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR ...", help_behavior_hint="")]
+    """The studies' folders."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Where page and exports go. Else: the study's own folder, or ./report for several."""
+    bound: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 5.0
+    """Loss of clean accuracy up to which defenses are compared by ASR."""
+    latex: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write results.tex, the table at each attack's largest ratio, too."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write results.md, the same table, too."""
 
     def run(self) -> None:
         """See the class."""
         from bdjax.cli.conduct import present
 
-        present(self.folder)
+        if not self.folders:
+            raise InvalidInput("no study is given; give the folders that studies were run with as --out")
+        if not 0 <= self.bound <= 100:
+            raise InvalidInput(f"--bound {self.bound:g}; give points of accuracy between 0 and 100")
+        forms = [form for form in ("latex", "markdown") if getattr(self, form)]
+        out = self.out or (self.folders[0] if len(self.folders) == 1 else Path("report"))
+        present(list(self.folders), out, self.bound / 100, forms)

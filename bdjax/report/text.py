@@ -6,8 +6,9 @@ from textwrap import wrap
 
 import xarray
 
+from bdjax.report.detection import Detected, detected
 from bdjax.report.headline import unfinished
-from bdjax.report.tables import Pair, Row, paired, pairs, ranked, table
+from bdjax.report.tables import Pair, Row, foremost, largest, paired, pairs, ranked, table
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, INEFFECTIVE, UNDEFENDED, WEAK, rules
 from bdjax.report.wording import brief, centre, discreet, points, whole
 
@@ -15,6 +16,9 @@ WIDTH = 100
 LONG = 14
 """Columns of the table, and of a name in it."""
 
+
+MOST = 200
+"""Rows of a table, beyond which it has those at each attack's largest ratio alone."""
 
 MARKS = {DESTROYED: "x", COSTLY: "-", INEFFECTIVE: "=", WEAK: "?"}
 """What stands for a verdict."""
@@ -32,8 +36,11 @@ def summary(results: xarray.Dataset, bound: float = BOUND) -> str:
         return begun + "\n"
     order = ranked(results, rows)
     attacks = [str(name) for name in results["attack"].values]
-    rows.sort(key=lambda row: (attacks.index(row.attack), row.ratio, order.index(row.defense)))
-    return (begun + "\n" if begun else "") + text_table(rows, bound)
+    top = list(foremost(results, rows).values())
+    shown = rows if len(rows) <= MOST else top[:MOST]
+    shown.sort(key=lambda row: (attacks.index(row.attack), row.ratio, order.index(row.defense)))
+    lines = [begun] * bool(begun) + [text_table(shown, bound).rstrip("\n"), *_cut(rows, shown)]
+    return "\n".join(lines) + "\n"
 
 
 def text_table(rows: list[Row], bound: float = BOUND) -> str:
@@ -51,11 +58,41 @@ def differences(results: xarray.Dataset) -> str:
     rows = [row for first, second in compared for row in paired(results, first, second) if row.ratio > 0]
     if not rows:
         return ""
+    top = largest(results)
+    shown = rows if len(rows) <= MOST else [row for row in rows if row.ratio == top[row.attack]][:MOST]
     names = ("attack", "ratio", "paired by seed", "n", "ASR, points", "ACC, points")
     note = "differences in points: mean [95% Student interval over n seeds]; with n below 3 the values"
     called = brief((name for row in rows for name in (row.attack, row.first, row.second)), LONG)
-    cells = (_compared(row, called) for row in rows)
-    return _drawn(names, ("attack", "paired by seed"), cells, [note, *_spelled(called)])
+    cells = (_compared(row, called) for row in shown)
+    return _drawn(names, ("attack", "paired by seed"), cells, [note, *_cut(rows, shown), *_spelled(called)])
+
+
+def detections(results: xarray.Dataset) -> str:
+    """Detectors as text, one row an (attack, ratio, detector, on); empty where none ran."""
+    rows = detected(results)
+    if not rows:
+        return ""
+    names = ("attack", "ratio", "detector", "among", "n", "AUROC %", "TPR at 1", "own TPR", "own FPR")
+    called = brief((name for row in rows for name in (row.attack, row.detector)), LONG)
+    notes = [
+        "all in percent; TPR at 1: at 1% false positives; own: at the method's own threshold, at ratio 0 false alarms"
+    ]
+    if weak := sum(row.weak for row in rows):
+        notes.append(f"? no backdoor to find in some victims ({weak} in all), which are part of no mean")
+    return _drawn(
+        names, ("attack", "detector"), (_detected(row, called) for row in rows[:MOST]), notes + _spelled(called)
+    )
+
+
+def _detected(row: Detected, called: dict[str, str]) -> list[str]:
+    figures = [whole(row.measures["auroc"]), *(centre(row.measures[name]) for name in ("tpr_at_1", "tpr", "fpr"))]
+    names = _printable(called[row.attack]), f"{row.ratio:g}", _printable(called[row.detector]), row.on
+    return [*names, f"{row.count}{'?' if row.weak else ''}", *figures]
+
+
+def _cut(rows: list, shown: list) -> list[str]:
+    left = len(rows) - len(shown)
+    return [f"{left:,} further rows, those at smaller ratios among them, are on the page"] if left else []
 
 
 def _spelled(called: dict[str, str]) -> list[str]:
