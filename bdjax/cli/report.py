@@ -16,8 +16,12 @@ class Report:
     Of one study they go into its folder; several stand on one page, in --out.
     """
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR ...", help_behavior_hint="")]
-    """The studies' folders."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A study's folder."""
+    others: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DIR ...]", help_behavior_hint="")
+    ] = ()
+    """Those of further studies."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where page and exports go. Else: the study's own folder, or ./report for several."""
     bound: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 5.0
@@ -31,10 +35,8 @@ class Report:
         """See the class."""
         from bdjax.cli.conduct import present
 
-        if not self.folders:
-            raise InvalidInput("no study is given; give the folders that studies were run with as --out")
         if not 0 <= self.bound <= 100:
             raise InvalidInput(f"--bound {self.bound:g}; give points of accuracy between 0 and 100")
         forms = [form for form in ("latex", "markdown") if getattr(self, form)]
-        out = self.out or (self.folders[0] if len(self.folders) == 1 else Path("report"))
-        present(list(self.folders), out, self.bound / 100, forms)
+        out = self.out or (Path("report") if self.others else self.folder)
+        present([self.folder, *self.others], out, self.bound / 100, forms)

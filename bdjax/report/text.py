@@ -74,9 +74,8 @@ def detections(results: xarray.Dataset) -> str:
         return ""
     names = ("attack", "ratio", "detector", "among", "n", "AUROC %", "TPR at 1", "own TPR", "own FPR")
     called = brief((name for row in rows for name in (row.attack, row.detector)), LONG)
-    notes = [
-        "all in percent; TPR at 1: at 1% false positives; own: at the method's own threshold, at ratio 0 false alarms"
-    ]
+    notes = ["all in percent; TPR at 1: at 1% false positives; own: at the method's own threshold,"]
+    notes += ["where at ratio 0 FPR is the false alarms on clean models"]
     if weak := sum(row.weak for row in rows):
         notes.append(f"? no backdoor to find in some victims ({weak} in all), which are part of no mean")
     return _drawn(
