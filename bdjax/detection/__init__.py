@@ -3,6 +3,7 @@
 from bdjax.detection.abl import ABL
 from bdjax.detection.ac import AC
 from bdjax.detection.bad_expert import BAD_EXPERT
+from bdjax.detection.beatrix import BEATRIX
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.psbd import PSBD
@@ -24,4 +25,5 @@ DETECTORS = {
     "abl": ABL,
     "bad_expert": BAD_EXPERT,
     "ted": TED,
+    "beatrix": BEATRIX,
 }

@@ -21,7 +21,7 @@ from bdjax.bench import torch_networks
 from bdjax.cards import lookup
 from bdjax.detection.parts.scoring import score_all
 from bdjax.io.foreign.torch_weights import from_torch
-from bdjax.types import Batch, Given, Net, Source, Weights
+from bdjax.types import Batch, Detector, Given, Net, Source, Trained, Weights
 
 TOLERANCE = 1e-4
 CLASSES = 10
@@ -145,11 +145,46 @@ def source(image: np.ndarray, label: np.ndarray | None = None) -> Source:
 
 def detect(text: str, made: Pair, judged: Source, seed: int = 0, **given) -> dict[str, jax.Array]:
     """What a detector of ours leaves: `score` and, where it decides, `flagged`, of all rows of `judged`."""
-    spec = lookup(text, bdjax.DETECTORS, "detector")
-    shape = judged.read(jnp.arange(1)).image.shape[1:]
-    detector = bdjax.DETECTORS[spec.name].make(made.net, shape, CLASSES, **spec.static)
-    asked = Given(spec.traced, lambda key, image: image, suspects=judged, victim=made.weights, **given)
+    detector, asked = _asked(text, made, judged, given)
     left = None
     for number, stage in enumerate((*detector.stages, score_all(made.net, detector, lambda given: given.suspects))):
         left = train.fit(jax.random.key(seed + number), stage, lambda _: asked, (), left)
     return left.carry
+
+
+def fitted(text: str, made: Pair, judged: Source, **given) -> dict[str, jax.Array]:
+    """What the `fit` of a detector without stages finds."""
+    detector, asked = _asked(text, made, judged, given)
+    return jax.jit(lambda key: detector.fit(key, made.net, Trained(made.weights), asked))(jax.random.key(0))
+
+
+def _asked(text: str, made: Pair, judged: Source, given: dict) -> tuple[Detector, Given]:
+    spec = lookup(text, bdjax.DETECTORS, "detector")
+    shape = judged.read(jnp.arange(1)).image.shape[1:]
+    detector = bdjax.DETECTORS[spec.name].make(made.net, shape, CLASSES, **spec.static)
+    return detector, Given(spec.traced, lambda key, image: image, suspects=judged, victim=made.weights, **given)
+
+
+def poisoned(count: int, classes: int = CLASSES, share: float = 0.25, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as `batch` gives them that a random network tells apart: each class with a picture of its own.
+
+    That share of class 0 has another picture instead. All vary along three more, far from normally.
+    """
+    draw = np.random.RandomState(seed)
+    label = (np.arange(count) % classes).astype(np.int32)
+    own = np.where((label == 0) & (draw.uniform(size=count) < share), classes, label)
+    picture = np.random.RandomState(0).uniform(size=(classes + 4, 32, 32, 3))
+    varied = np.tensordot(draw.exponential(size=(count, 3)), picture[-3:], 1)
+    return 0.5 * picture[own] + 0.1 * varied + 0.1 * draw.uniform(size=(count, 32, 32, 3)), label
+
+
+def hooked(made: Pair, layer: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer of the PyTorch network reads and gives, channels after the rows, by a hook, as the field does it."""
+    seen = []
+    made.module.eval()
+    module = made.module.get_submodule(layer)
+    hook = module.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    with torch.no_grad():
+        made.module(to_torch(image))
+    hook.remove()
+    return tuple(one.numpy() for one in seen[0])
