@@ -80,6 +80,16 @@ def test_a_second_run_does_nothing_and_one_more_detector_is_all_that_is_added(ke
     assert {label.partition(":")[0] for label in recorder.compiled_labels} == {"strip"}
 
 
+def test_one_compile_serves_all_ratios_and_seeds(data):
+    compiled = []
+    for changes in ({"ratios": (0.1,), "seeds": (0,)}, {"ratios": (0.0, 0.05, 0.1), "seeds": (0, 1, 2)}):
+        recorder = tiny.Recorder()
+        detectors = (STRIP, f"{STRIP},alpha=0.5")[: len(changes["seeds"])]  # a float setting compiles nothing, either
+        bdjax.run(tiny.study(data, detectors=detectors, suspects=20, **changes), progress=recorder)
+        compiled.append([label for label in recorder.compiled_labels if label.startswith("strip")])
+    assert len(compiled[0]) == len(compiled[1]) == 2 * 4  # rows and queries; draw, begin, advance, finish
+
+
 def test_a_pass_that_is_stopped_goes_on_with_the_same_scores(kept, data, monkeypatch, tmp_path):
     monkeypatch.setattr(chunks, "CALL_SECONDS", 0.0)  # every step is a call of its own
 
