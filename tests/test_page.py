@@ -137,7 +137,16 @@ def test_figures_begin_with_the_best_five_and_show_values(open_page):
     page.locator("#ratio-figures .legend button").first.click()
     assert page.locator("#ratio-figures figure .faded").count() > 0
     choose(page, "defense", *DEFENSES)
-    assert page.locator("#ratio-figures .legend button").count() == 12
+    assert page.locator("#ratio-figures .legend button").count() == len(DEFENSES)
+
+
+def test_training_curves_are_shown_one_at_a_time(open_page):
+    page = open_page()
+    assert page.locator("#training h4").all_inner_texts() == ["Loss"]
+    page.locator("#training select").select_option("accuracy")
+    assert page.locator("#training h4").all_inner_texts() == ["Accuracy, %"]
+    assert "curve=accuracy" in page.url
+    assert page.locator("#training figure svg").first.locator("path[fill-opacity]").count() == 6  # bands
 
 
 def saved(page, button):

@@ -16,7 +16,7 @@ def conduct(study, out: Path) -> None:
     present([out], out)
 
 
-def present(folders: list[Path], out: Path, bound: float | None = None, forms=()) -> None:
+def present(folders: list[Path], out: Path, bound: float | None = None, forms=(), name="") -> None:
     """Print the tables of studies and write one page and the exports of all of them.
 
     Args:
@@ -24,12 +24,15 @@ def present(folders: list[Path], out: Path, bound: float | None = None, forms=()
         out: where page and exports go.
         bound: loss of clean accuracy, a fraction, up to which defenses are compared; None: the report's own.
         forms: further forms of the table to write: latex, markdown.
+        name: what the data set is called; "" as the studies call it.
     """
     from bdjax import report
 
     bound = report.BOUND if bound is None else bound
     studies = [shown(folder) for folder in folders]
     results = [study.results for study in studies]
+    for found in results if name else []:
+        found.attrs["dataset"] = name
     path = report.write_several(out, studies, bound)
     report.export(results, out)
     report.write_tables(results, out, forms, bound)

@@ -24,6 +24,8 @@ class Report:
     """Those of further studies."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where page and exports go. Else: the study's own folder, or ./report for several."""
+    name: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
+    """What the data set is called on the page and in the tables. Else: as the study calls it."""
     bound: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 5.0
     """Loss of clean accuracy up to which defenses are compared by ASR."""
     latex: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -39,4 +41,4 @@ class Report:
             raise InvalidInput(f"--bound {self.bound:g}; give points of accuracy between 0 and 100")
         forms = [form for form in ("latex", "markdown") if getattr(self, form)]
         out = self.out or (Path("report") if self.others else self.folder)
-        present([self.folder, *self.others], out, self.bound / 100, forms)
+        present([self.folder, *self.others], out, self.bound / 100, forms, self.name)

@@ -19,6 +19,10 @@ from bdjax.report.verdicts import UNDEFENDED, rules
 
 POINTS = 150_000
 """Points of all training curves together, beyond which each shows fewer of its epochs."""
+DRAWN = 3
+"""Decimals of points of lines."""
+FIRST = ("loss", "accuracy")
+"""Training curves that a reader looks for first."""
 BEST = 5
 """Defenses that figures begin with."""
 
@@ -57,14 +61,17 @@ def content(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict[s
     }
 
 
-def estimate(one: Estimate, scale: float = 100.0) -> list[float]:
-    """An estimate as the script reads it: two decimals, below 1 four significant digits."""
+def estimate(one: Estimate, scale: float = 100.0, digits: int = 4) -> list[float]:
+    """An estimate as the script reads it: so many decimals, below 1 significant digits.
+
+    Four are enough to be rounded once more; figures that are drawn and not written need fewer.
+    """
     parts = one[:3] if math.isfinite(one.low) else one.values
-    return [_short(scale * part) for part in parts]
+    return [_short(scale * part, digits) for part in parts]
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}") if abs(value) < 1 else round(float(value), 2)
+def _short(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}") if abs(value) < 1 else round(float(value), digits)
 
 
 def _axes(results: list[xarray.Dataset], rows: list[list[Row]]) -> dict[str, list]:
@@ -176,7 +183,7 @@ def _lines(study: int, values: xarray.DataArray, axes: Mapping[str, list], scale
         for defense, line in zip(one["defense"].values, found, strict=True):
             if any(point.count for point in line):
                 where = (*_place(axes, str(attack), ratio), axes["defense"].index(str(defense)))
-                lines.append([study, *where, [estimate(point, scale) for point in line]])
+                lines.append([study, *where, [estimate(point, scale, DRAWN) for point in line]])
     return lines
 
 
@@ -189,10 +196,10 @@ def _training(study: int, curves: xarray.Dataset | None, axes: Mapping[str, list
     lines = max(1, len(names) * curves.sizes["attack"] * curves.sizes["defense"] * studies)
     kept = np.unique(np.linspace(0, epochs - 1, min(epochs, max(8, POINTS // (3 * lines)))).round().astype(int))
     numbers = curves["epoch"].values if "epoch" in curves.coords else 1 + np.arange(epochs)
-    for name in names:
-        about = described(curves[name].rename(str(name)), {})
+    for name in sorted(map(str, names), key=lambda one: (*(one != first for first in FIRST), one)):
+        about = described(curves[name], {})
         values = curves[name].astype(float).isel(epoch=kept).transpose("attack", "ratio", "defense", "epoch", "seed")
-        told = {"name": str(name), "title": about.title, "unit": about.unit, "along": AXES["epoch"]}
+        told = {"name": name, "title": about.title, "unit": about.unit, "along": AXES["epoch"]}
         told |= {"x": numbers[kept].tolist(), "lines": _lines(study, values, axes, about.scale)}
         if told["lines"]:
             yield told

@@ -58,7 +58,7 @@ def _roc(study: int, results: xarray.Dataset, axes: Mapping[str, list], estimate
         one = curves.sel(attack=attack, detector=detector, on=on)
         ratios = one["ratio"].values[np.isfinite(one).any(["false_alarms", "seed"]).values]
         if ratios.size:
-            points = [estimate(point) for point in estimates(one.sel(ratio=ratios.max()).values)]
+            points = [estimate(point, digits=2) for point in estimates(one.sel(ratio=ratios.max()).values)]
             where = (axes["attack"].index(str(attack)), axes["ratio"].index(float(ratios.max())))
             yield [study, *where, axes["detector"].index(str(detector)), ON.index(str(on)), points]
 

@@ -6,8 +6,8 @@ const boxes = {
   defense: { title: "Defense", names: given.defenses.map((one) => one.text) },
   detector: { title: "Detector", names: given.detectors.map((one) => one.text) },
 };
-const state = { chosen: {}, measure: "asr", figure: "", sort: "", words: "", section: "" };
-const KEPT = ["figure", "sort", "words", "section"];
+const state = { chosen: {}, measure: "asr", figure: "", curve: "", sort: "", words: "", section: "" };
+const KEPT = ["figure", "curve", "sort", "words", "section"];
 
 const readAddress = () => {
   const text = location.hash.slice(1);

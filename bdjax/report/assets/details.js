@@ -145,7 +145,7 @@ const drawDifferences = () => {
 };
 
 // Lines of any variable along its own axis, a panel an attack.
-const lineFigures = (id, variable, studies) => {
+const lineFigures = (id, variable, onPhone) => {
   const all = variable.lines.map(named(["study", "attack", "ratio", "defense", "points"]));
   const title = variable.unit ? `${variable.title}, ${variable.unit}` : variable.title;
   const numeric = variable.x.every((value) => typeof value === "number");
@@ -182,17 +182,22 @@ const lineFigures = (id, variable, studies) => {
   const makers = known
     .filter(([study, attack]) => allows("study", study) && allows("attack", attack))
     .map(([study, attack]) => one(study, attack));
-  return [h("h4", {}, title), panels(id, makers)];
+  return [h("h4", {}, title), panels(id, makers, onPhone)];
 };
+// One variable at a time: each defense records its own.
 const drawTraining = () => {
-  into(
-    "training-figures",
-    note(),
-    legend(lines()),
-    ...merged(given.curves)
-      .flatMap((one) => lineFigures(`curve-${one.name}`, one))
-      .flat(),
-  );
+  const all = merged(given.curves);
+  const names = [...new Map(all.map((one) => [one.name, one.title]))];
+  const chosen = names.some(([name]) => name === state.curve) ? state.curve : names[0]?.[0];
+  const onchange = (event) => {
+    state.curve = event.currentTarget.value;
+    writeAddress();
+    drawTraining();
+  };
+  const options = names.map(([name, title]) => h("option", { value: name, selected: name === chosen }, title));
+  const drawn = all.filter((one) => one.name === chosen).map((one) => lineFigures(`curve-${one.name}`, one));
+  const choice = h("label", { class: "filter" }, "What is drawn ", h("select", { onchange }, options));
+  into("training-figures", names.length > 1 && choice, note(), legend(lines()), drawn);
 };
 // The same variable of several studies is one.
 const merged = (variables) => {
@@ -208,7 +213,7 @@ const merged = (variables) => {
 const afterAgainstBefore = (variable) => {
   const rows = variable.rows
     .map(named(["study", "attack", "ratio", "defense", "n", "after"]))
-    .filter((row) => allows("defense", row.defense));
+    .filter((row) => lines().includes(row.defense));
   const one = (place) => () => {
     const clean = rows.filter(
       (row) => row.study === place.study && row.attack === place.attack && given.ratios[row.ratio] === 0,
@@ -278,7 +283,7 @@ const drawAudits = () => {
   into(
     "audit-figures",
     note(),
-    legend(picked("defense").length > lines().length ? lines() : picked("defense")),
+    legend(lines()),
     ...[...new Set(all.map((one) => one.audit))]
       .flatMap((audit) => {
         const own = all.filter((one) => one.audit === audit);
@@ -286,7 +291,7 @@ const drawAudits = () => {
         return [
           h("h3", {}, own[0].heading, " ", h("code", {}, audit)),
           ...plain.filter((one) => one.name.endsWith("_asr")).flatMap(afterAgainstBefore),
-          ...own.filter((one) => one.lines.length).flatMap((one) => lineFigures(`audit-${one.name}`, one)),
+          ...own.filter((one) => one.lines.length).flatMap((one) => lineFigures(`audit-${one.name}`, one, 1)),
           ...(plain.length ? auditTable(audit, plain) : []),
         ].flat();
       })

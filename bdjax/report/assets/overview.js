@@ -13,14 +13,20 @@ const oracle = (k) =>
     " ",
     h("span", { class: "badge", title: "uses what a defender would not have" }, "oracle"),
   ];
+// A name with its whole text behind it, and its paper where that is known.
 const linked = (method, name) =>
   method.link
     ? h(
         "a",
-        { class: "paper", href: method.link, rel: "noreferrer noopener", title: `${method.title}, the paper` },
+        {
+          class: "paper",
+          href: method.link,
+          rel: "noreferrer noopener",
+          title: `${method.text}: ${method.title}, the paper`,
+        },
         name,
       )
-    : name;
+    : h("span", { class: "plain", title: method.text }, name);
 
 const placeHead = (place, bare) =>
   h(
@@ -93,7 +99,7 @@ const drawMatrix = () => {
     ),
   );
   const one = measures[key];
-  const gradient = key === "der" ? ["50 %: nothing gained", "100 %: undone at no cost"] : ["0 %", "100 %"];
+  const gradient = key === "der" ? ["50%: nothing gained", "100%: undone at no cost"] : ["0%", "100%"];
   const at = compact && oneRatio ? ` at ratio ${ratioName(columns[0].ratio)}` : "";
   const legend = h(
     "p",
@@ -174,6 +180,7 @@ const drawScatter = () => {
   );
   into(
     "scatter",
+    folded("Which mark is which", legend(picked("defense"))),
     ...panels(
       "scatter",
       shown.map((place) => () => scatter(place)),
