@@ -78,6 +78,7 @@ SMALLEST = {
     "detector abl": "isolation_epochs=1,batch=16,share=0.3",
     "detector bad_expert": "clean_epochs=3,drop_every=1,clean_batch=8,backdoor_batch=8,clean_rate=1e-3,fpr=1",
     "detector ted": "correct=false,contamination=0.5",
+    "detector teco": "fpr=0.5",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -108,6 +109,7 @@ OTHER = {
     "detector abl": {"gamma": 2.0},
     "detector bad_expert": {"fpr": 0.0},
     "detector ted": {"contamination": 0.0},
+    "detector teco": {"fpr": 0.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

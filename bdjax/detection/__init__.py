@@ -11,6 +11,7 @@ from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.scan import SCAN
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
+from bdjax.detection.teco import TECO
 from bdjax.detection.ted import TED
 
 DETECTORS = {
@@ -26,4 +27,5 @@ DETECTORS = {
     "bad_expert": BAD_EXPERT,
     "ted": TED,
     "beatrix": BEATRIX,
+    "teco": TECO,
 }
