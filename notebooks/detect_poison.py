@@ -53,7 +53,7 @@ judged.to_dataframe().dropna(how="all").round(3)
 
 # %%
 scores = bdjax.load_scores(folder)
-figure, axes = plt.subplots(1, len(detectors), figsize=(9, 3))
+figure, axes = plt.subplots(1, len(detectors), figsize=(9, 3), layout="constrained")
 for axis, detector in zip(axes, detectors, strict=True):
     one = scores["badnets", 0.1, 0, detector, "rows"]
     bins = np.linspace(one["score"].min(), one["score"].max(), 40)
@@ -67,7 +67,7 @@ axes[0].legend();
 
 # %%
 worst = bdjax.load_suspects(folder)["badnets", "spectral", "rows"]
-figure, axes = plt.subplots(2, 6, figsize=(9, 3.4))
+figure, axes = plt.subplots(2, 6, figsize=(9, 3.4), layout="constrained")
 for axis, image, poisoned, score in zip(axes.flat, *worst, strict=True):
     axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     axis.set_title(f"{score:.2f} {'poisoned' if poisoned else 'clean'}", fontsize=9)

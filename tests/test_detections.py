@@ -80,6 +80,21 @@ def test_a_second_run_does_nothing_and_one_more_detector_is_all_that_is_added(ke
     assert {label.partition(":")[0] for label in recorder.compiled_labels} == {"strip"}
 
 
+@pytest.mark.parametrize("driver", ["vmap", "loop", "shard"])
+def test_drivers_agree(kept, data, driver):
+    found, _ = kept
+    one = bdjax.run(tiny.study(data, detectors=DETECTORS, suspects=40, keep_scores=True, driver=driver))
+    for name in results.FIGURES:
+        np.testing.assert_allclose(one[name], found[name], atol=1e-6, err_msg=name)
+
+
+def test_an_attacker_who_controls_training_is_judged_by_the_trigger_that_it_learned(data):
+    asked = {"attacks": ("wanet:epochs=1,batch=32",), "detectors": ("scale_up", STRIP), "suspects": 20}
+    found = bdjax.run(tiny.study(data, **asked))
+    assert np.isfinite(found["auroc"].sel(ratio=0.1, on="queries")).all()
+    assert np.isfinite(found["auroc"].sel(ratio=0.1, detector=STRIP)).all()
+
+
 def test_one_compile_serves_all_ratios_and_seeds(data):
     compiled = []
     for changes in ({"ratios": (0.1,), "seeds": (0,)}, {"ratios": (0.0, 0.05, 0.1), "seeds": (0, 1, 2)}):
@@ -185,6 +200,8 @@ def test_without_poison_no_query_counts_as_triggered():
         ({"detectors": ("scale_up",), "suspects": 1}, "suspects 1; give 2 or more"),
         ({"detectors": ("spectral",)}, "spectral: the linear layer reads the image itself"),
         ({"detectors": ("scale_up", "scale_up")}, "detectors: scale_up is given twice"),
+        ({"detectors": ("scale_up:largest=1",)}, "scale_up:largest=1 is below smallest=3"),
+        ({"detectors": ("spectral:tap=x",), "model": "small_cnn:width=2"}, "spectral: no tap 'x'; the network's taps"),
         ({"keep_scores": 1}, "keep_scores: 1; give true or false"),
     ],
 )

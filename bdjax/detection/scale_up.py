@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
+from bdjax.errors import InvalidInput
 from bdjax.keys import stream
 from bdjax.types import Array, Detector, Net, Weights
 
@@ -55,6 +56,8 @@ def consistency(net: Net, weights: Weights, image: Array, label: Array, factors:
 def make(net, shape, classes, *, smallest, largest, step, standardized):
     """The share of factors that keep the prediction."""
     del net, shape, classes
+    if largest < smallest:
+        raise InvalidInput(f"scale_up:largest={largest} is below smallest={smallest}; give factors in order")
 
     def score(key, net, trained, _found, rows, given):
         def noisy(image: Array, row: Array) -> Array:

@@ -4,7 +4,7 @@ Tran, Li, Madry, Spectral Signatures in Backdoor Attacks, NeurIPS 2018, arXiv:18
 """
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.detection.parts import signatures
+from bdjax.detection.parts import signatures, taps
 from bdjax.models.parts import heads
 from bdjax.types import Detector
 
@@ -35,7 +35,7 @@ CARD = Card(
 def make(net, shape, classes, *, centered, tap):
     """One singular vector a class, and the projections on it."""
     del shape
-    tap = tap or heads.reads(net, "spectral")
+    tap = taps.checked(net, tap or heads.reads(net, "spectral"), "spectral")
 
     def fit(_key, net, trained, given):
         feature, label = signatures.features(net, trained.weights, given.suspects, tap)
