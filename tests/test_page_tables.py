@@ -9,6 +9,8 @@ import xarray
 
 import bdjax
 from bdjax import cli, report
+from bdjax.cli import clock
+from bdjax.report.content import content
 from bdjax.report.detection import detected, false_alarms, histogram
 from bdjax.report.markup import latex, markdown
 from bdjax.report.page import render_several
@@ -138,3 +140,39 @@ def test_results_that_lack_the_undefended_rank_nobody(results):
     alone = results.sel(defense=["ft", "ft_sam"])
     assert "none is ranked" in " ".join(report.headline.headline(alone, report.table(alone)))
     assert isinstance(alone, xarray.Dataset) and {row.verdicts for row in report.table(alone)} == {()}
+
+
+def test_wall_time_counts_what_overlaps_once(tmp_path):
+    (tmp_path / "times").mkdir()
+    for name, one in {"a": [100, 160], "b": [130, 150], "c": [150, 170], "d": [1000, 1001]}.items():
+        (tmp_path / "times" / f"{name}.json").write_text(str(one))
+    assert clock.wall_seconds(tmp_path) == 71
+    assert clock.wall_seconds(tmp_path / "elsewhere") == 0
+
+
+def test_a_command_is_timed_where_it_added_results(tmp_path):
+    (tmp_path / "results").mkdir()
+    with clock.timed(tmp_path):
+        pass
+    assert not (tmp_path / "times").exists()
+    with pytest.raises(KeyboardInterrupt), clock.timed(tmp_path):
+        (tmp_path / "results" / "run-0.nc").touch()
+        raise KeyboardInterrupt
+    assert len(list((tmp_path / "times").iterdir())) == 1 and clock.wall_seconds(tmp_path) > 0
+
+
+def test_seeds_that_disagree_are_told(results):
+    asr = results["asr"].copy()
+    asr.loc[{"attack": "sig", "ratio": 0.1, "defense": "ft"}] = [0.0, 0.5, 0.9]
+    found = results.assign(asr=asr)
+    said = report.headline.remarks(found, report.table(found))
+    assert any(one.startswith("In 2 of 6 cells at the largest ratios seeds differ") for one in said)
+
+
+def test_what_is_awaited_is_told_from_what_nobody_asked_for(results):
+    status = results["status"].where((results["defense"] != "ft") | (results["attack"] != "sig"), -1)
+    status = status.where((results["defense"] != "ft_sam") | (results["attack"] != "sig"), -2)
+    partial = results.assign(status=status)
+    found = content([Shown(partial)], [report.table(partial)], 0.05)
+    names = [found["defenses"][one[3]]["text"] for one in found["awaited"]]
+    assert names == ["ft"] * 3

@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from bdjax.cli.clock import timed, wall_seconds
+
 
 def conduct(study, out: Path) -> None:
     """Run a study with its progress shown, then print its table and write its page and exports."""
@@ -12,7 +14,8 @@ def conduct(study, out: Path) -> None:
 
     use_cores()
     keep_compiled()
-    engine.run(study, out, progress.automatic())
+    with timed(out):
+        engine.run(study, out, progress.automatic())
     present([out], out)
 
 
@@ -51,8 +54,10 @@ def shown(folder: Path):
 
     cards = tuple(Card.from_dict(card) for card in results.read_index(folder)["cards"])
     suspects, scores = results.load_suspects(folder), results.load_scores(folder)
-    curves = results.load_curves(folder)
-    return report.Shown(results.load(folder), curves, samples.load(folder), cards, suspects, scores)
+    found, curves = results.load(folder), results.load_curves(folder)
+    if seconds := wall_seconds(folder):
+        found.attrs["wall_seconds"] = seconds
+    return report.Shown(found, curves, samples.load(folder), cards, suspects, scores)
 
 
 def use_cores() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray
 
+from bdjax.io.store.results import ABSENT
 from bdjax.report.evidence import evidence
 from bdjax.report.names import AXES, audit_of, described, named
 from bdjax.report.statistics import CELL, MEASURES, Estimate, audited, estimates, usable
@@ -54,6 +55,7 @@ def content(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict[s
             for one in results
         ],
         "rows": [one for k, study, mine in own for one in _rows(k, study.results, mine, axes)],
+        "awaited": [one for k, study, mine in own for one in _awaited(k, study.results, mine, axes)],
         "pairs": [one for k, study, _ in own for one in _pairs(k, study.results, axes)],
         "audits": [one for k, study, _ in own for one in _audits(k, study.results, axes, cards)],
         "curves": [one for k, study, _ in own for one in _training(k, study.curves, axes, len(studies))],
@@ -117,6 +119,17 @@ def _rows(study: int, results: xarray.Dataset, rows: list[Row], axes: Mapping[st
             round(seconds, 1) if math.isfinite(seconds) else None,
             estimate(harm) if harm else [],
         ]
+
+
+def _awaited(study: int, results: xarray.Dataset, rows: list[Row], axes: Mapping[str, list]) -> Iterable[list]:
+    """[study, attack, ratio, defense] of what was asked for and has no seed yet."""
+    there = {(row.attack, row.ratio, row.defense) for row in rows}
+    absent = (results["status"] == ABSENT).any("seed").transpose("attack", "ratio", "defense")
+    names = [absent[dim].values for dim in absent.dims]
+    for a, r, d in np.argwhere(absent.values):
+        place = (str(names[0][a]), float(names[1][r]), str(names[2][d]))
+        if place not in there:
+            yield [study, *_place(axes, *place[:2]), axes["defense"].index(place[2])]
 
 
 def _pairs(study: int, results: xarray.Dataset, axes: Mapping[str, list]) -> Iterable[list]:

@@ -8,6 +8,8 @@ from bdjax.report.tables import Row, foremost, largest
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, HALF, INEFFECTIVE, UNDEFENDED, WEAK
 from bdjax.report.wording import brief, discreet, listed, number, percent
 
+APART = 0.3
+"""Between the ASR of two seeds, as a fraction, from which their mean says little of either."""
 FEW = 3
 """Attacks, or defenses, that a sentence names one by one; of more it gives the number."""
 
@@ -43,9 +45,18 @@ def headline(results: xarray.Dataset, rows: list[Row], bound: float = BOUND) -> 
     return [discreet(sentence) for sentence in sentences if sentence]
 
 
-def remarks(results: xarray.Dataset) -> list[str]:
-    """What is missing, and how far the defender's clean data overlap with what was poisoned."""
-    return [sentence for sentence in (_diverged(results), _overlap(results)) if sentence]
+def remarks(results: xarray.Dataset, rows: list[Row]) -> list[str]:
+    """Where seeds disagree, what is missing, and how far the defender's clean data overlap with what was poisoned."""
+    return [sentence for sentence in (_scattered(results, rows), _diverged(results), _overlap(results)) if sentence]
+
+
+def _scattered(results: xarray.Dataset, rows: list[Row]) -> str:
+    values = [row.measures["asr"].values for row in foremost(results, rows).values()]
+    count = sum(max(one) - min(one) > APART for one in values if one)
+    if not count:
+        return ""
+    where = f"In {count:,} of {number(len(values), 'cell')} at the largest ratios"
+    return f"{where} seeds differ by more than {100 * APART:g} points of ASR: their mean stands for none of them."
 
 
 def _diverged(results: xarray.Dataset) -> str:

@@ -127,7 +127,9 @@ def _words(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
         "bound": f"{100 * bound:g}",
         "rules": rules(bound),
         "attacks": list(dict.fromkeys(attacks)),
-        "pictures": {name: one for study in studies for name, one in _pictures(study).items()},
+        "pictures": [
+            (name, label, one) for study, label in zip(studies, called, strict=True) for name, one in _pictures(study)
+        ],
         "cards": sorted(cards.values(), key=lambda card: card.title.lower()),
         "bars": {card.name: card.bar for card in cards.values()},
         "origins": [
@@ -144,12 +146,12 @@ def _lead(results: xarray.Dataset, label: str, rows: list[Row], bound: float) ->
         "label": label,
         "unfinished": begun,
         "sentences": sentences[bool(begun) :],
-        "remarks": remarks(results),
+        "remarks": remarks(results, rows),
         "facts": sections.facts(results),
     }
 
 
-def _pictures(study: Shown) -> dict:
+def _pictures(study: Shown) -> list[tuple]:
     samples = study.samples or {}
     found = {name: samples[name] for name in study.results["attack"].values.tolist() if name in samples}
-    return {name: pictures(*pair, figures | crossed(study.results, name)) for name, (*pair, figures) in found.items()}
+    return [(name, pictures(*pair, own | crossed(study.results, name))) for name, (*pair, own) in found.items()]

@@ -39,7 +39,11 @@ def origin(results: xarray.Dataset) -> Origin:
     attrs = results.attrs
     known = ("dataset", "dataset_version", "dataset_digest", "model", "device", "driver", "convolution", "date")
     plain = {name: str(attrs[name]) for name in known if attrs.get(name)}
-    times = {"compiling": "compile_seconds", "training, summed over models": "seconds_total"}
+    times = {
+        "compiling": "compile_seconds",
+        "training, summed over models": "seconds_total",
+        "wall time": "wall_seconds",
+    }
     spent = {label: duration(float(attrs[name])) for label, name in times.items() if name in attrs}
     versions, memory, config = (
         discreet(json.loads(attrs.get(name) or "{}")) for name in ("versions", "memory", "config")

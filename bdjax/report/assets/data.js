@@ -32,6 +32,7 @@ const cells = given.rows
   .sort((a, b) => a.study - b.study || a.attack - b.attack || b.ratio - a.ratio || a.defense - b.defense);
 const where = (one) => [one.study, one.attack, one.ratio, one.defense].join();
 const cellAt = new Map(cells.map((one) => [where(one), one]));
+const awaited = new Set(given.awaited.map(String));
 const wrecked = (row) => row.verdicts.some((k) => destroyed.includes(verdicts[k]));
 const several = given.studies.length > 1;
 

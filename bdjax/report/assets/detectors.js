@@ -47,7 +47,7 @@ const detectionMatrix = (on, shown) => {
         one.attack === place.attack &&
         one.ratio === place.ratio,
     );
-    if (!row) return h("td", { class: "missing" }, "not run");
+    if (!row) return h("td", { class: "missing" }, "–");
     const value = mean(row.figures[shown]);
     const ranks = evidence.figures[shown].name === "auroc";
     const share = isNaN(value) ? 0 : ranks ? Math.abs(value - 50) * 2 : value;

@@ -50,7 +50,12 @@ const drawMatrix = () => {
   const oneRatio = new Set(columns.map((place) => place.ratio)).size === 1;
   const cell = (place, k) => {
     const row = cellAt.get(where({ ...place, defense: k }));
-    if (!row || !row.n) return h("td", { class: "missing" }, row ? "diverged" : "not run");
+    if (!row || !row.n)
+      return h(
+        "td",
+        { class: "missing" },
+        row ? "diverged" : awaited.has(where({ ...place, defense: k })) ? "not run yet" : "–",
+      );
     const value = mean(row[key]);
     const share = key === "der" ? Math.abs(value - 50) * 2 : value;
     const colour = key === "der" && value < 50 ? "--red" : measures[key].colour;

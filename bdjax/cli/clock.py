@@ -1,0 +1,42 @@
+"""How long a study took by the clock, over all commands that worked on it.
+
+One small file a command, DIR/times/*.json: several may work on a study at once, and none needs a lock.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bdjax.io.files import write_atomically
+
+
+@contextlib.contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Note when this command began and ended, whichever way it ends, if it added results to the study's folder.
+
+    A command that is killed outright leaves no note.
+    """
+    before, begun = _results(folder), time.time()
+    try:
+        yield
+    finally:
+        if _results(folder) != before:
+            path = folder / "times" / f"{begun:.3f}-{os.getpid()}.json"
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, lambda new: new.write_text(json.dumps([begun, time.time()])))
+
+
+def wall_seconds(folder: Path) -> float:
+    """Seconds in which at least one command was at work on the study; 0 where none has left a note."""
+    total = end = 0.0
+    for begun, ended in sorted(json.loads(path.read_text()) for path in (folder / "times").glob("[!.]*.json")):
+        total += max(0.0, ended - max(begun, end))
+        end = max(end, ended)
+    return total
+
+
+def _results(folder: Path) -> int:
+    return sum(1 for _ in (folder / "results").glob("*.nc"))
