@@ -1,5 +1,7 @@
 """Tables beside the page: of several studies, of detectors, for papers; and the command that writes them."""
 
+import json
+
 import made_up
 import numpy as np
 import pandas
@@ -145,7 +147,7 @@ def test_results_that_lack_the_undefended_rank_nobody(results):
 def test_wall_time_counts_what_overlaps_once(tmp_path):
     (tmp_path / "times").mkdir()
     for name, one in {"a": [100, 160], "b": [130, 150], "c": [150, 170], "d": [1000, 1001]}.items():
-        (tmp_path / "times" / f"{name}.json").write_text(str(one))
+        (tmp_path / "times" / f"{name}.json").write_text(json.dumps(dict(zip(("begun", "ended"), one, strict=True))))
     assert clock.wall_seconds(tmp_path) == 71
     assert clock.wall_seconds(tmp_path / "elsewhere") == 0
 

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bdjax.io.files import write_atomically
+from bdjax.io.store.store import read_json
+
+ENDS = ("begun", "ended")
+"""What a note says, in seconds since 1970."""
 
 
 @contextlib.contextmanager
@@ -26,13 +30,20 @@ def timed(folder: Path) -> Iterator[None]:
         if _results(folder) != before:
             path = folder / "times" / f"{begun:.3f}-{os.getpid()}.json"
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, lambda new: new.write_text(json.dumps([begun, time.time()])))
+            write_atomically(
+                path, lambda new: new.write_text(json.dumps(dict(zip(ENDS, (begun, time.time()), strict=True))))
+            )
 
 
 def wall_seconds(folder: Path) -> float:
-    """Seconds in which at least one command was at work on the study; 0 where none has left a note."""
+    """Seconds in which at least one command was at work on the study; 0 where none has left a note.
+
+    Raises:
+        InvalidInput: a note is damaged.
+    """
+    notes = [read_json(path, ENDS) for path in (folder / "times").glob("[!.]*.json")]
     total = end = 0.0
-    for begun, ended in sorted(json.loads(path.read_text()) for path in (folder / "times").glob("[!.]*.json")):
+    for begun, ended in sorted((note["begun"], note["ended"]) for note in notes):
         total += max(0.0, ended - max(begun, end))
         end = max(end, ended)
     return total

@@ -3,6 +3,7 @@
 import xarray
 
 from bdjax.io.store.results import DIVERGED, OK, UNASKED
+from bdjax.report.statistics import usable
 from bdjax.report.studies import about
 from bdjax.report.tables import Row, foremost, largest
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, HALF, INEFFECTIVE, UNDEFENDED, WEAK
@@ -65,7 +66,7 @@ def _diverged(results: xarray.Dataset) -> str:
 
 
 def _overlap(results: xarray.Dataset) -> str:
-    most = float(results["overlap"].max()) if "overlap" in results else 0.0
+    most = float(usable(results, "overlap").max()) if "overlap" in results else 0.0
     return f"Up to {percent(most)}% of a defender's clean images have a poisoned copy in training." if most > 0 else ""
 
 

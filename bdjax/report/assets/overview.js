@@ -185,7 +185,7 @@ const drawScatter = () => {
   );
   into(
     "scatter",
-    folded("Which mark is which", legend(picked("defense"))),
+    folded("Which mark is which", legend(picked("defense").filter((k) => cells.some((row) => row.defense === k)))),
     ...panels(
       "scatter",
       shown.map((place) => () => scatter(place)),
