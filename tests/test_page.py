@@ -226,3 +226,14 @@ def test_a_partial_study_says_so_first(open_page, tmp_path, results, there):
     assert lead.startswith("Nothing to show yet: 0 of" if there == "nothing" else "Unfinished: ")
     assert ("Among defenses" in page.locator("header").inner_text()) == (there == "one group")
     assert page.locator("#overview").count() == (there != "nothing")
+
+
+def test_names_are_text_and_never_markup(open_page, tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    results = made_up.study([evil, "</script><b>"], ["none", f"ft:{evil}=1", evil], detectors=[evil, "strip"])
+    cards = [Card("ft", evil, f"javascript:alert(1) {evil}", 2018, 1, evil, "post-training", ("clean",))]
+    text = render(results, made_up.curves(results), None, cards, made_up.suspects(results), made_up.scores(results))
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    page = open_page(f"#attack={evil}", where=(tmp_path / "report.html").as_uri())
+    assert page.locator("img[src=x], a[href^=javascript], main b b").count() == 0
+    assert set(column(page, "attack")) == {evil}

@@ -15,6 +15,7 @@ from bdjax.cli import clock
 from bdjax.report.content import content
 from bdjax.report.detection import detected, false_alarms, histogram
 from bdjax.report.markup import latex, markdown
+from bdjax.report.names import paper
 from bdjax.report.page import render_several
 from bdjax.report.studies import Shown, labels
 
@@ -178,3 +179,9 @@ def test_what_is_awaited_is_told_from_what_nobody_asked_for(results):
     found = content([Shown(partial)], [report.table(partial)], 0.05)
     names = [found["defenses"][one[3]]["text"] for one in found["awaited"]]
     assert names == ["ft"] * 3
+
+
+def test_every_method_links_to_its_paper():
+    for registry in (bdjax.ATTACKS, bdjax.DEFENSES, bdjax.AUDITS, bdjax.DETECTORS):
+        for name, method in registry.items():
+            assert paper(method.card.citation).startswith("https://"), name

@@ -22,11 +22,6 @@ def points(value: float) -> str:
     return f"{_signless(value * 100):+.1f}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
-def digits(value: float) -> str:
-    """Three significant digits, for figures of any size."""
-    return f"{value:.3g}".replace("-", "−") if math.isfinite(value) else NOTHING
-
-
 def spread(estimate: Estimate, form=percent) -> str:
     """The interval of an estimate, or its values where they are too few for one."""
     if math.isfinite(estimate.low):
