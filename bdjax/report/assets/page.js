@@ -47,16 +47,27 @@ document.addEventListener("click", (event) => {
 // What stands behind a point or a cell, beside the pointer; a tap or the keyboard brings it too.
 const tip = h("div", { id: "tip", role: "status", hidden: true });
 document.body.append(tip);
+// Points may lie over each other: up to three are told, the nearest first.
+const NEAR = 3;
+const under = (event) => {
+  const far = (one) => {
+    const box = one.getBoundingClientRect();
+    return Math.hypot(box.x + box.width / 2 - event.clientX, box.y + box.height / 2 - event.clientY);
+  };
+  const all = document.elementsFromPoint(event.clientX, event.clientY).filter((one) => one.dataset.tip);
+  return all.sort((a, b) => far(a) - far(b)).slice(0, NEAR);
+};
 const tell = (event) => {
   const about = event.target.closest?.("[data-tip]");
-  tip.hidden = !about || about.dataset.tip === "";
+  tip.hidden = !about;
   if (tip.hidden) return;
-  tip.textContent = about.dataset.tip;
+  const told = event.type === "pointermove" ? under(event) : [about];
+  tip.textContent = told.map((one) => one.dataset.tip).join("\n\n");
   const spot = about.getBoundingClientRect();
   tip.style.left = `${Math.max(8, Math.min(spot.x + spot.width / 2, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${spot.bottom + tip.offsetHeight + 12 > innerHeight ? spot.top - tip.offsetHeight - 6 : spot.bottom + 6}px`;
 };
-for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, tell);
+for (const kind of ["pointermove", "focusin"]) document.addEventListener(kind, tell);
 for (const kind of ["pointerout", "focusout"]) document.addEventListener(kind, () => (tip.hidden = true));
 document.addEventListener("scroll", () => (tip.hidden = true), { capture: true, passive: true });
 
