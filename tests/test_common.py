@@ -79,6 +79,7 @@ SMALLEST = {
     "detector bad_expert": "clean_epochs=3,drop_every=1,clean_batch=8,backdoor_batch=8,clean_rate=1e-3,fpr=1",
     "detector ted": "correct=false,contamination=0.5",
     "detector teco": "fpr=0.5",
+    "detector mspc": "rounds=2,epochs=2,batch=16,largest=4",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -110,6 +111,7 @@ OTHER = {
     "detector bad_expert": {"fpr": 0.0},
     "detector ted": {"contamination": 0.0},
     "detector teco": {"fpr": 0.0},
+    "detector mspc": {"shift": 0.8, "weight_decay": 5.0, "sparsity": 1.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

@@ -6,6 +6,7 @@ from bdjax.detection.bad_expert import BAD_EXPERT
 from bdjax.detection.beatrix import BEATRIX
 from bdjax.detection.cd import CD
 from bdjax.detection.ibd_psc import IBD_PSC
+from bdjax.detection.mspc import MSPC
 from bdjax.detection.psbd import PSBD
 from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.scan import SCAN
@@ -28,4 +29,5 @@ DETECTORS = {
     "ted": TED,
     "beatrix": BEATRIX,
     "teco": TECO,
+    "mspc": MSPC,
 }
