@@ -50,4 +50,8 @@ def wall_seconds(folder: Path) -> float:
 
 
 def _results(folder: Path) -> int:
-    return sum(1 for _ in (folder / "results").glob("*.nc"))
+    """How many files of results there are; the study itself says what is wrong with a folder that cannot be read."""
+    try:
+        return sum(1 for _ in (folder / "results").glob("*.nc"))
+    except OSError:
+        return 0
