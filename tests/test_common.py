@@ -80,6 +80,7 @@ SMALLEST = {
     "detector ted": "correct=false,contamination=0.5",
     "detector teco": "fpr=0.5",
     "detector mspc": "rounds=2,epochs=2,batch=16,largest=4",
+    "detector sentinet": "overlays=4,limit=0.5",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -112,6 +113,7 @@ OTHER = {
     "detector ted": {"contamination": 0.0},
     "detector teco": {"fpr": 0.0},
     "detector mspc": {"shift": 0.8, "weight_decay": 5.0, "sparsity": 1.0},
+    "detector sentinet": {"extent": 0.6, "limit": 0.0},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

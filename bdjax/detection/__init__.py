@@ -10,6 +10,7 @@ from bdjax.detection.mspc import MSPC
 from bdjax.detection.psbd import PSBD
 from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.scan import SCAN
+from bdjax.detection.sentinet import SENTINET
 from bdjax.detection.spectral import SPECTRAL
 from bdjax.detection.strip import STRIP
 from bdjax.detection.teco import TECO
@@ -30,4 +31,5 @@ DETECTORS = {
     "beatrix": BEATRIX,
     "teco": TECO,
     "mspc": MSPC,
+    "sentinet": SENTINET,
 }
