@@ -8,7 +8,8 @@ Every detector of poisoned training rows and of triggered queries, put to undefe
 Size `digits` takes all rows of digits and the attacks that implant there; size `cpu` 2,000 suspects of all of CIFAR-10
 in FOLDER (train/<class>/* and test/<class>/*), a network of 24,346 parameters and three attacks; size `models` asks the
 audits of whole models about 20 clean and 40 backdoored ones. `--detectors` takes some of the detectors, so that a study
-can be done in parts; what is cut for two cores (CHANGED) is printed. Machine, time, figures and n: experiments/README.md.
+can be done in parts; what is changed for small sets (CHANGED) is printed. Machine, time, figures and n:
+experiments/README.md.
 """
 
 import argparse
@@ -48,10 +49,18 @@ COMMON = {
         "suspects": 2000,
         "driver": "map",
     },
-    "models": {"dataset": "digits", "ratios": (0.0, 0.1), "seeds": range(20), "audits": ("nc", "mm_bd", "ban")},
+    "models": {
+        "dataset": "digits",
+        "ratios": (0.0, 0.1),
+        "seeds": range(20),
+        "audits": ("nc:batch=8", "mm_bd", "ban:epochs=300"),
+    },
 }
 CHANGED: dict[str, dict[str, str]] = {"digits": {}, "cpu": {}, "models": {}}
-"""What a size changes of detectors' own settings."""
+"""What a size changes of detectors' own settings.
+
+The audits of `models` take as many steps as their authors do: of 70 clean rows a pass of their batches is one step.
+"""
 
 
 def study(folder: str, size: str, names) -> bdjax.Study:

@@ -60,7 +60,7 @@ for axis, detector in zip(axes, detectors, strict=True):
     for truth, name in ((0, "clean"), (1, "poisoned")):
         axis.hist(one["score"][one["truth"] == truth], bins, label=name, alpha=0.6)
     axis.set(title=detector, xlabel="score", ylabel="training images", yscale="log")
-axes[0].legend();
+axes[0].legend()
 
 # %% [markdown]
 # The images that the first detector suspects most: those with the bright square in a corner are poisoned.

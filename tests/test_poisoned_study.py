@@ -144,7 +144,7 @@ def test_an_attack_from_outside_the_package(data, tmp_path, monkeypatch):
     assert (found["asr"].sel(ratio=0.0, defense="none") < 0.2).all()
     assert recorder.compiled_labels.count("victims stripe") == 4  # both levels by one program
     cards = json.loads((tmp_path / "out" / "study.json").read_text())["cards"]
-    assert "stripe" in [card["name"] for card in cards]
+    assert "stripe" in cards["attacks"]
     with pytest.raises(InvalidInput, match="no_such_module"):
         bdjax.run(tiny.study(data, plugins=("no_such_module",)))
 

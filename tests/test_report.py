@@ -120,7 +120,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def page(results):
-    return render(results, curves(results), samples(), CARDS)
+    return render(results, curves(results), samples(), {"attacks": CARDS[:1], "defenses": CARDS[1:]})
 
 
 # Mean 0.93, squares 0.0009 + 0.0001 + 0.0001 + 0.0009 = 0.002, deviation sqrt(0.002 / 3), t(0.975, 3) = 3.182446.

@@ -52,7 +52,8 @@ def shown(folder: Path):
     from bdjax.engine import samples
     from bdjax.io.store import results
 
-    cards = tuple(Card.from_dict(card) for card in results.read_index(folder)["cards"])
+    held = results.read_index(folder)["cards"]
+    cards = {kind: tuple(map(Card.from_dict, named.values())) for kind, named in held.items()}
     suspects, scores = results.load_suspects(folder), results.load_scores(folder)
     found, curves = results.load(folder), results.load_curves(folder)
     if seconds := wall_seconds(folder):

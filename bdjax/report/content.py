@@ -14,7 +14,7 @@ from bdjax.io.store.results import ABSENT
 from bdjax.report.evidence import evidence
 from bdjax.report.names import AXES, audit_of, described, named
 from bdjax.report.statistics import CELL, MEASURES, Estimate, audited, estimates, usable
-from bdjax.report.studies import Shown, about, labels
+from bdjax.report.studies import Shown, about, labels, named_cards
 from bdjax.report.tables import Row, largest, paired, pairs, ranked
 from bdjax.report.verdicts import UNDEFENDED, rules
 
@@ -37,14 +37,14 @@ def content(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict[s
         bound: the loss of accuracy, a fraction, beyond which a defense is not compared; that of `rows`.
     """
     results = [study.results for study in studies]
-    cards = {card.name: card for study in studies for card in study.cards}
+    cards = {kind: named_cards(studies, kind) for kind in ("attacks", "defenses", "detectors", "audits")}
     axes = _axes(results, rows)
     own = [(k, study, own) for k, (study, own) in enumerate(zip(studies, rows, strict=True))]
     return {
         "studies": [{"label": name} | about(one) for name, one in zip(labels(results), results, strict=True)],
-        "attacks": [named(text, cards)._asdict() for text in axes["attack"]],
-        "defenses": [named(text, cards, text in _oracles(rows))._asdict() for text in axes["defense"]],
-        "detectors": [named(text, cards)._asdict() for text in axes["detector"]],
+        "attacks": [named(text, cards["attacks"])._asdict() for text in axes["attack"]],
+        "defenses": [named(text, cards["defenses"], text in _oracles(rows))._asdict() for text in axes["defense"]],
+        "detectors": [named(text, cards["detectors"])._asdict() for text in axes["detector"]],
         "ratios": axes["ratio"],
         "undefended": axes["defense"].index(UNDEFENDED) if UNDEFENDED in axes["defense"] else None,
         "best": [k for k, text in enumerate(axes["defense"]) if text != UNDEFENDED][:BEST],
@@ -57,7 +57,7 @@ def content(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict[s
         "rows": [one for k, study, mine in own for one in _rows(k, study.results, mine, axes)],
         "awaited": [one for k, study, mine in own for one in _awaited(k, study.results, mine, axes)],
         "pairs": [one for k, study, _ in own for one in _pairs(k, study.results, axes)],
-        "audits": [one for k, study, _ in own for one in _audits(k, study.results, axes, cards)],
+        "audits": [one for k, study, _ in own for one in _audits(k, study.results, axes, cards["audits"])],
         "curves": [one for k, study, _ in own for one in _training(k, study.curves, axes, len(studies))],
         "detection": evidence(studies, axes, estimate),
     }

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import xarray
 from markupsafe import Markup, escape
@@ -22,7 +23,7 @@ from bdjax.report.headline import headline, remarks, title, unfinished
 from bdjax.report.names import addresses
 from bdjax.report.pictures import pictures
 from bdjax.report.statistics import crossed
-from bdjax.report.studies import Shown, labels
+from bdjax.report.studies import Shown, labels, named_cards
 from bdjax.report.tables import Row, table
 from bdjax.report.verdicts import BOUND, rules
 
@@ -36,7 +37,7 @@ def write(
     results: xarray.Dataset,
     curves=None,
     samples=None,
-    cards=(),
+    cards=MappingProxyType({}),
     suspects=None,
     scores=None,
     bound: float = BOUND,
@@ -48,14 +49,14 @@ def write(
         results: a study's results.
         curves: training curves, dims (attack, ratio, seed, defense, epoch), NaN beyond the end; or None.
         samples: {attack: (clean, triggered, figures)}, the first two uint8 (m, height, width, 1 or 3); or None.
-        cards: the cards of all methods used.
+        cards: the cards of all methods used, by what they are: {"attacks": [...], "defenses": [...], ...}.
         suspects: {(attack, detector, on): (images, poisoned, score)}, uint8 (m, height, width, 1 or 3), bool (m,) and
             float (m,): the most suspect of a cell; or None.
         scores: {(attack, ratio, seed, detector, on): {"score": float (n,), "truth": int8 (n,), "flagged": bool (n,)}},
             truth 1 poisoned, 0 clean, -1 not judged; or None.
         bound: the loss of accuracy, a fraction, beyond which a defense is not compared.
     """
-    return write_several(folder, [Shown(results, curves, samples, tuple(cards), suspects, scores)], bound)
+    return write_several(folder, [Shown(results, curves, samples, cards, suspects, scores)], bound)
 
 
 def write_several(folder: Path, studies: Sequence[Shown], bound: float = BOUND) -> Path:
@@ -67,9 +68,11 @@ def write_several(folder: Path, studies: Sequence[Shown], bound: float = BOUND) 
     return path
 
 
-def render(results: xarray.Dataset, curves=None, samples=None, cards=(), suspects=None, scores=None) -> str:
+def render(
+    results: xarray.Dataset, curves=None, samples=None, cards=MappingProxyType({}), suspects=None, scores=None
+) -> str:
     """The page as text; the same arguments as `write`."""
-    return render_several([Shown(results, curves, samples, tuple(cards), suspects, scores)])
+    return render_several([Shown(results, curves, samples, cards, suspects, scores)])
 
 
 def render_several(studies: Sequence[Shown], bound: float = BOUND) -> str:
@@ -117,7 +120,8 @@ def _numbers(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
 
 
 def _words(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
-    cards = {card.name: card for study in studies for card in study.cards}
+    kinds = dict.fromkeys(kind for study in studies for kind in study.cards)
+    cards = [card for kind in kinds for card in named_cards(studies, kind).values()]
     called = labels([study.results for study in studies]) if len(studies) > 1 else [""]
     attacks = [str(name) for study in studies for name in study.results["attack"].values]
     return {
@@ -130,8 +134,8 @@ def _words(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
         "pictures": [
             (name, label, one) for study, label in zip(studies, called, strict=True) for name, one in _pictures(study)
         ],
-        "cards": sorted(cards.values(), key=lambda card: card.title.lower()),
-        "bars": {card.name: card.bar for card in cards.values()},
+        "cards": sorted(cards, key=lambda card: card.title.lower()),
+        "bars": {name: card.bar for name, card in named_cards(studies, "attacks").items()},
         "origins": [
             {"label": label} | sections.origin(study.results)._asdict()
             for study, label in zip(studies, called, strict=True)

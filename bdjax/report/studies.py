@@ -1,10 +1,12 @@
 """What a page shows of a study, and how several studies on one page are told apart."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import xarray
 
+from bdjax.cards import Card
 from bdjax.report.wording import discreet
 
 NAMED = ("dataset", "model", "recipe")
@@ -17,9 +19,14 @@ class Shown(NamedTuple):
     results: xarray.Dataset
     curves: xarray.Dataset | None = None  # dims (attack, ratio, seed, defense, epoch), NaN beyond the end
     samples: dict[str, tuple] | None = None  # attack -> clean and triggered uint8 (m, height, width, 1 or 3), figures
-    cards: tuple = ()  # of all methods used
+    cards: Mapping[str, Sequence[Card]] = {}  # of all methods used, by what they are: attacks, defenses, detectors ...
     suspects: dict[tuple, tuple] | None = None  # (attack, detector, on) -> images uint8 (m, ...), poisoned, score (m,)
     scores: dict[tuple, dict[str, Any]] | None = None  # (attack, ratio, seed, detector, on) -> score, truth, flagged
+
+
+def named_cards(studies: Sequence[Shown], kind: str) -> dict[str, Card]:
+    """The cards of a kind by name; a defense and a detector may share theirs."""
+    return {card.name: card for study in studies for card in study.cards.get(kind, ())}
 
 
 def about(results: xarray.Dataset) -> dict[str, str]:

@@ -23,7 +23,7 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
         InvalidInput: the folder is of other data or another network.
     """
 
-    cards = [asdict(card) for card in work.cards()]
+    used = {kind: {card.name: asdict(card) for card in cards} for kind, cards in work.cards().items()}
 
     def change(held: dict | None) -> dict:
         if held and held["base"] != work.base:
@@ -48,7 +48,7 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
             "base": work.base,
             "attributes": _attributes(work),
             "defenses": (held or {"defenses": {}})["defenses"] | about,
-            "cards": list({card["name"]: card for card in (held or {"cards": []})["cards"] + cards}.values()),
+            "cards": {kind: (held or {"cards": {}})["cards"].get(kind, {}) | cards for kind, cards in used.items()},
             "cells": list(cells.values()),
             "detections": list(detections.values()),
         }

@@ -81,15 +81,18 @@ class Work:
         classes = np.arange(self.dataset.count, dtype=np.int32)
         return int(np.sum(np.asarray(attack.eligible(classes)))) * (self.scene.clean + self.scene.valid)
 
-    def cards(self) -> list[Card]:
-        """The cards of all methods that the study uses, each once."""
+    def cards(self) -> dict[str, list[Card]]:
+        """The cards of all methods that the study uses, each once, by what they are."""
         used = [spec.name for spec, _ in self.attacks.values()]
-        found = [models.MODELS[self.model.name].card]
-        found += [attacks.ATTACKS[name].card for name in used if name != SET.name]
-        found += [selections.SELECTIONS[self.selection.name].card]
-        found += [method.card for method in (*self.defenses.values(), *self.audits.values(), *self.detectors.values())]
-        found += [SET] * (SET.name in used)
-        return list({id(card): card for card in found}.values())
+        found = {
+            "models": [models.MODELS[self.model.name].card],
+            "attacks": [SET if name == SET.name else attacks.ATTACKS[name].card for name in used],
+            "selections": [selections.SELECTIONS[self.selection.name].card],
+            "defenses": [method.card for method in self.defenses.values()],
+            "audits": [method.card for method in self.audits.values()],
+            "detectors": [method.card for method in self.detectors.values()],
+        }
+        return {kind: list({card.name: card for card in held}.values()) for kind, held in found.items()}
 
 
 def resolve(asked: Study) -> Work:

@@ -21,8 +21,8 @@ import yaml
 import bdjax
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.models.parts import heads
 from bdjax.io.foreign.torch_weights import from_torch
+from bdjax.models.parts import heads
 from bdjax.types import Batch, Given, Source
 from experiments.fidelity import common
 

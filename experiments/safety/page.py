@@ -33,12 +33,15 @@ def read(name: str) -> xarray.Dataset:
     return found.assign_coords({column: ("defense", about[column].to_numpy()) for column in about})
 
 
-def cards(results: xarray.Dataset) -> tuple:
-    """The cards of the methods that the rows are of, as they are now."""
-    known = bdjax.ATTACKS | bdjax.DEFENSES
-    names = [str(text).partition(":")[0] for dim in ("attack", "defense") for text in results[dim].values]
-    audits = [name for name in bdjax.AUDITS if any(str(column).startswith(f"{name}_") for column in results)]
-    return tuple((known | bdjax.AUDITS)[name].card for name in dict.fromkeys([*names, *audits]))
+def cards(results: xarray.Dataset) -> dict[str, list]:
+    """The cards of the methods that the rows are of, as they are now, by what they are."""
+    known = {"attacks": bdjax.ATTACKS, "defenses": bdjax.DEFENSES, "audits": bdjax.AUDITS}
+    used = {
+        "attacks": [str(text).partition(":")[0] for text in results["attack"].values],
+        "defenses": [str(text).partition(":")[0] for text in results["defense"].values],
+        "audits": [name for name in bdjax.AUDITS if any(str(column).startswith(f"{name}_") for column in results)],
+    }
+    return {kind: [known[kind][name].card for name in dict.fromkeys(names)] for kind, names in used.items()}
 
 
 def main() -> None:
