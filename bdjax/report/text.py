@@ -72,9 +72,9 @@ def detections(results: xarray.Dataset) -> str:
     rows = detected(results)
     if not rows:
         return ""
-    names = ("attack", "ratio", "detector", "among", "n", "AUROC %", "TPR at 1", "own TPR", "own FPR")
+    names = ("attack", "ratio", "detector", "among", "n", "AUROC", "TPR@1", "TPR", "FPR")
     called = brief((name for row in rows for name in (row.attack, row.detector)), LONG)
-    notes = ["all in percent; TPR at 1: at 1% false positives; own: at the method's own threshold,"]
+    notes = ["all in percent; TPR@1: at 1% false positives; TPR and FPR: at the method's own threshold,"]
     notes += ["where at ratio 0 FPR is the false alarms on clean models"]
     if weak := sum(row.weak for row in rows):
         notes.append(f"? no backdoor to find in some victims ({weak} in all), which are part of no mean")
