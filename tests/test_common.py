@@ -81,6 +81,7 @@ SMALLEST = {
     "detector teco": "fpr=0.5",
     "detector mspc": "rounds=2,epochs=2,batch=16,largest=4",
     "detector sentinet": "overlays=4,limit=0.5",
+    "detector asset": "batch=16,filter_steps=3,filter_width=4,outlying=0.5,density=0.9",
 }
 """Settings at which a method takes a moment and shows on a few small images; names of audits and detectors follow
 their kind."""
@@ -114,6 +115,7 @@ OTHER = {
     "detector teco": {"fpr": 0.0},
     "detector mspc": {"shift": 0.8, "weight_decay": 5.0, "sparsity": 1.0},
     "detector sentinet": {"extent": 0.6, "limit": 0.0},
+    "detector asset": {"filter_rate": 1.0, "density": 1e-300},
 }
 """Values of float settings that show an effect; else half of what it was, or a quarter where that is 0."""
 

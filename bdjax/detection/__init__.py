@@ -2,6 +2,7 @@
 
 from bdjax.detection.abl import ABL
 from bdjax.detection.ac import AC
+from bdjax.detection.asset import ASSET
 from bdjax.detection.bad_expert import BAD_EXPERT
 from bdjax.detection.beatrix import BEATRIX
 from bdjax.detection.cd import CD
@@ -32,4 +33,5 @@ DETECTORS = {
     "teco": TECO,
     "mspc": MSPC,
     "sentinet": SENTINET,
+    "asset": ASSET,
 }
