@@ -12,6 +12,8 @@ import pytest
 from bdjax.cards import Card
 from bdjax.report.page import render
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ATTACKS = ["badnets", "blended:alpha=0.2", "sig"]
 DEFENSES = ["none", "ft", "ft_sam:rho=2,epochs=20,batch=128", "wrecker", *(f"defense_{k}" for k in range(8))]

@@ -16,6 +16,8 @@ import tiny
 import bdjax
 from bdjax.io.store.trees import load_trained
 
+pytestmark = pytest.mark.slow
+
 STUDY = {"seeds": [0, 1, 2, 3], "defenses": ["none", "ft:epochs=2,batch=16"]}
 
 

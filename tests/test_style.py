@@ -17,6 +17,7 @@ def test_ruff(command):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usual_driver")
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
 def test_notebook_runs(path, monkeypatch, tmp_path):
