@@ -13,6 +13,7 @@ from bdjax.detection.scale_up import SCALE_UP
 from bdjax.detection.scan import SCAN
 from bdjax.detection.sentinet import SENTINET
 from bdjax.detection.spectral import SPECTRAL
+from bdjax.detection.spectre import SPECTRE
 from bdjax.detection.strip import STRIP
 from bdjax.detection.teco import TECO
 from bdjax.detection.ted import TED
@@ -34,4 +35,5 @@ DETECTORS = {
     "mspc": MSPC,
     "sentinet": SENTINET,
     "asset": ASSET,
+    "spectre": SPECTRE,
 }
