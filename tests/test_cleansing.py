@@ -70,7 +70,7 @@ def test_flagged_rows_alone_are_left_out(every):
         assert not np.array_equal(trained(nothing)["linear"]["kernel"], trained(one)["linear"]["kernel"])
 
 
-@pytest.mark.parametrize("name", ["spectral", "ac", "scan"])
+@pytest.mark.parametrize("name", ["spectral", "ac", "scan", "spectre"])
 def test_cards_of_cleansing_are_those_of_the_detector_and_a_recipe(name):
     own, card = DETECTORS[name].card, DEFENSES[name].card
     assert set(card.settings) > set(own.settings) and {"epochs", "learning_rate"} <= set(card.settings)

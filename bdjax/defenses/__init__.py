@@ -21,6 +21,7 @@ from bdjax.defenses.rnp import RNP
 from bdjax.defenses.sau import SAU
 from bdjax.defenses.scan import SCAN
 from bdjax.defenses.spectral import SPECTRAL
+from bdjax.defenses.spectre import SPECTRE
 from bdjax.defenses.tsbd import TSBD
 
 DEFENSES = {
@@ -46,4 +47,5 @@ DEFENSES = {
     "spectral": SPECTRAL,
     "ac": AC,
     "scan": SCAN,
+    "spectre": SPECTRE,
 }
