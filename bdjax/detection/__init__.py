@@ -2,6 +2,7 @@
 
 from bdjax.detection.abl import ABL
 from bdjax.detection.ac import AC
+from bdjax.detection.agpd import AGPD
 from bdjax.detection.asset import ASSET
 from bdjax.detection.bad_expert import BAD_EXPERT
 from bdjax.detection.beatrix import BEATRIX
@@ -36,4 +37,5 @@ DETECTORS = {
     "sentinet": SENTINET,
     "asset": ASSET,
     "spectre": SPECTRE,
+    "agpd": AGPD,
 }
