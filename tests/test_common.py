@@ -73,6 +73,7 @@ SMALLEST = {
     "detector beatrix": "orders=2,per_class=9,width=1,quantile=0.5,tap=bn1",
     "detector spectre": "dims=9,share=0.1,every_class=true,tap=conv3",
     "detector agpd": "tau=0.2,bound=1e9,gap=0.05",
+    "detector fct": "epochs=1,tuning_epochs=1,batch=16,share=0.4",
     "detector scan": "restarts=2,rounds=3,bound=0.5",
     "detector scale_up": "largest=5,noise=0.1,standardized=false",
     "detector ibd_psc": "models=2,error=0.3,bound=0.5",

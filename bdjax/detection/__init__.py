@@ -7,6 +7,7 @@ from bdjax.detection.asset import ASSET
 from bdjax.detection.bad_expert import BAD_EXPERT
 from bdjax.detection.beatrix import BEATRIX
 from bdjax.detection.cd import CD
+from bdjax.detection.fct import FCT
 from bdjax.detection.ibd_psc import IBD_PSC
 from bdjax.detection.mspc import MSPC
 from bdjax.detection.psbd import PSBD
@@ -38,4 +39,5 @@ DETECTORS = {
     "asset": ASSET,
     "spectre": SPECTRE,
     "agpd": AGPD,
+    "fct": FCT,
 }
