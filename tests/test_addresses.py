@@ -9,10 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import tiny
 
 from bdjax.audits import AUDITS
 from bdjax.defenses import DEFENSES
+from bdjax.detection import DETECTORS
 from bdjax.study import resolve
 from bdjax.study.jobs import plan
 
@@ -26,7 +28,7 @@ def own(registry) -> tuple[str, ...]:
 
 COMMON = {"model": "small_cnn:width=2", "ratios": (0.1,), "seeds": (0,)}
 STUDIES = {
-    "plain": {"attacks": ("badnets",), "defenses": own(DEFENSES), "audits": own(AUDITS)},
+    "plain": {"attacks": ("badnets",), "defenses": own(DEFENSES), "audits": own(AUDITS), "detectors": own(DETECTORS)},
     "own training": {
         "attacks": ("wanet",),
         "defenses": ("none", "ft", "abl", "exact_purification"),
@@ -44,6 +46,7 @@ def addresses(folder: Path) -> dict[str, str]:
         planned = plan(resolve.resolve(tiny.study(folder, **COMMON | fields)))
         for job in planned.jobs:
             names = (study, job.kind, job.attack, job.method, job.audit, job.count, job.model and job.model[:4])
+            names += (job.detector, job.judges or None)
             found[" ".join(str(name) for name in names if name is not None)] = job.address[:16]
     return found
 
@@ -55,10 +58,11 @@ def test_addresses_are_those_that_stored_studies_have(tmp_path, monkeypatch):
     assert not changed, "raise the card's version, then run: python tests/test_addresses.py"
 
 
-def test_every_defense_and_audit_is_pinned():
-    pinned = json.loads(PINNED.read_text())
-    names = {word for text in pinned for word in text.split()}
-    assert {*own(AUDITS), *own(DEFENSES)} - {"none"} <= names
+@pytest.mark.parametrize(("kind", "registry"), [("train", DEFENSES), ("audit", AUDITS), ("detect", DETECTORS)])
+def test_every_method_is_pinned(kind, registry):
+    pinned = [text.split() for text in json.loads(PINNED.read_text())]
+    names = {word for words in pinned if kind in words for word in words}
+    assert {*own(registry)} - {"none"} <= names
 
 
 def test_what_changes_the_clean_model_changes_what_reads_it(tmp_path, monkeypatch):
