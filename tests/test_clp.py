@@ -7,7 +7,8 @@ import pytest
 
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.clp import CLP, bounds, kept, pairs, spectral
+from bdjax.defenses.clp import CLP, bounds, pairs, spectral
+from bdjax.defenses.parts.pruning import kept
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
 from bdjax.types import Given, Layer, Net, Weights

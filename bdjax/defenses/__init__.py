@@ -3,8 +3,10 @@
 from bdjax.defenses.abl import ABL
 from bdjax.defenses.ac import AC
 from bdjax.defenses.anp import ANP
+from bdjax.defenses.bnp import BNP
 from bdjax.defenses.bti_dbf import BTI_DBF
 from bdjax.defenses.clp import CLP
+from bdjax.defenses.ep import EP
 from bdjax.defenses.exact_purification import EXACT_PURIFICATION
 from bdjax.defenses.fine_pruning import FINE_PRUNING
 from bdjax.defenses.fst import FST
@@ -48,4 +50,6 @@ DEFENSES = {
     "ac": AC,
     "scan": SCAN,
     "spectre": SPECTRE,
+    "bnp": BNP,
+    "ep": EP,
 }

@@ -8,18 +8,14 @@ are pruned that lie more than u standard deviations above the layer's mean.
 
 from itertools import groupby
 
-import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses.parts import thresholds
-from bdjax.defenses.parts.pruning import once, share
+from bdjax.defenses.parts.pruning import MILDEST, by_outliers
 from bdjax.errors import InvalidInput
-from bdjax.models.parts.norms import entries, scaled
+from bdjax.models.parts.norms import entries
 from bdjax.types import Array, Layer, Net, Weights
-
-MILDEST = 10.0
-"""The largest u that is tried where u is chosen."""
 
 CARD = Card(
     name="clp",
@@ -103,30 +99,16 @@ def bounds(weights: Weights, paired: tuple[tuple[Layer, Layer], ...], epsilon: A
     return {norm.name: bound(norm, conv) for norm, conv in paired}
 
 
-def kept(bound: Array, u: Array) -> Array:
-    """Which channels of a layer are at most u (sample) standard deviations above its mean, 1 or 0, of bound's shape."""
-    return (~(bound > jnp.mean(bound) + u * jnp.std(bound, ddof=1))).astype(bound.dtype)
-
-
 def make(net, shape, classes, *, shortcuts_last, choose, tried, relative):
     """Pruning in one step."""
     del shape, classes
     paired = pairs(net, shortcuts_last)
     layers = tuple(norm for norm, _ in paired)
 
-    def change(_key, given, victim):
-        found = bounds(victim, paired, given.settings["epsilon"])
+    def measure(_key, given, victim):
+        return bounds(victim, paired, given.settings["epsilon"])
 
-        def prune(u: Array) -> Weights:
-            keep = jax.tree.map(lambda bound: kept(bound, u), found)
-            return victim.replace(params=scaled(net, victim.params, keep, keep))
-
-        strengths = thresholds.towards(MILDEST, given.settings["u"], tried)
-        weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
-        largest = jnp.max(jnp.stack([jnp.max(bound) for bound in found.values()]))
-        return weights, {"pruned": share(layers, given.victim, weights), "largest_bound": largest}
-
-    return (once(change),)
+    return (by_outliers(net, layers, measure, choose, tried, relative, biases=True),)
 
 
 CLP = Method(CARD, make)

@@ -11,6 +11,9 @@ from bdjax.models.parts.norms import entries, scaled
 from bdjax.train import start
 from bdjax.types import Array, Layer, Net, PyTree, Stage, Trained, Weights, real
 
+MILDEST = 10.0
+"""The largest number of deviations that is tried where one is chosen."""
+
 
 def share(layers: tuple[Layer, ...], before: Weights, after: Weights) -> Array:
     """The share of all channels of these normalisation layers whose scale has changed, float ()."""
@@ -40,6 +43,45 @@ def by_mask(net: Net, layers: tuple[Layer, ...], choose: str, tried: int, relati
         prune = partial(prune_scales, net, given.victim, given.carry["mask"])
         weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
         return weights, {"pruned": share(layers, given.victim, weights)}
+
+    return once(change)
+
+
+def kept(measure: Array, u: Array) -> Array:
+    """Which channels of a layer are at most u (sample) standard deviations above its mean, 1 or 0."""
+    return (~(measure > jnp.mean(measure) + u * jnp.std(measure, ddof=1))).astype(measure.dtype)
+
+
+def by_outliers(
+    net: Net,
+    layers: tuple[Layer, ...],
+    measure: Callable[..., dict[str, Array]],
+    choose: str,
+    tried: int,
+    relative: bool,
+    biases: bool,
+) -> Stage:
+    """The stage that prunes the victim's channels that lie more than `u` deviations above their layer's mean.
+
+    Args:
+        net: the network.
+        layers: of normalization.
+        measure: (key, given, victim) -> name of a layer -> float (channels,).
+        choose, tried, relative: see `thresholds.SETTINGS`; where u is chosen, `MILDEST` is the largest that is tried.
+        biases: whether a pruned channel loses its bias too.
+    """
+
+    def change(key, given, victim):
+        found = measure(key, given, victim)
+
+        def prune(u: Array) -> Weights:
+            keep = {name: kept(value, u) for name, value in found.items()}
+            return victim.replace(params=scaled(net, victim.params, keep, keep if biases else {}))
+
+        strengths = thresholds.towards(MILDEST, given.settings["u"], tried)
+        weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
+        largest = jnp.max(jnp.stack([jnp.max(value) for value in found.values()]))
+        return weights, {"pruned": share(layers, given.victim, weights), "largest": largest}
 
     return once(change)
 
