@@ -63,6 +63,8 @@ SMALLEST = {
     "spectre": "epochs=1,batch=16,dims=9,share=0.1,every_class=true,tap=conv3",
     "bnp": f"rows=9,choose=valid,tried=4,u=0.5,{CHOSEN}",
     "ep": f"rows=24,bin_width=0.3,choose=valid,tried=4,u=0.5,{CHOSEN}",
+    "d3": "epochs=1,batch=8",
+    "super_ft": "epochs=2,forgetting_epochs=1,batch=8,rise=2",
     "audit retuning": "rows=10,poisoned=2,epochs=1,batch=5",
     "audit reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "audit connectivity": "points=3,epochs=1,batch=8",

@@ -6,6 +6,7 @@ from bdjax.defenses.anp import ANP
 from bdjax.defenses.bnp import BNP
 from bdjax.defenses.bti_dbf import BTI_DBF
 from bdjax.defenses.clp import CLP
+from bdjax.defenses.d3 import D3
 from bdjax.defenses.ep import EP
 from bdjax.defenses.exact_purification import EXACT_PURIFICATION
 from bdjax.defenses.fine_pruning import FINE_PRUNING
@@ -24,6 +25,7 @@ from bdjax.defenses.sau import SAU
 from bdjax.defenses.scan import SCAN
 from bdjax.defenses.spectral import SPECTRAL
 from bdjax.defenses.spectre import SPECTRE
+from bdjax.defenses.super_ft import SUPER_FT
 from bdjax.defenses.tsbd import TSBD
 
 DEFENSES = {
@@ -52,4 +54,6 @@ DEFENSES = {
     "spectre": SPECTRE,
     "bnp": BNP,
     "ep": EP,
+    "d3": D3,
+    "super_ft": SUPER_FT,
 }

@@ -126,6 +126,27 @@ def pieces(folder: Path, path: str, *names: str, **scope) -> SimpleNamespace:
     return SimpleNamespace(**{name: scope[name] for name in names})
 
 
+def loop(folder: Path, path: str, function: str, over: str) -> Callable[[dict], None]:
+    """One `for` statement of a function or method whose rest needs files or a GPU: it runs in the dict it is given.
+
+    over: the expression that it iterates over.
+    """
+    defined = [
+        one for one in ast.walk(ast.parse((folder / path).read_text())) if getattr(one, "name", None) == function
+    ]
+    (wanted,) = [one for one in ast.walk(defined[0]) if isinstance(one, ast.For) and ast.unparse(one.iter) == over]
+    code = compile(ast.Module([wanted], []), path, "exec")
+
+    def run(scope: dict) -> None:
+        exec(code, {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "np": np, "print": _silent} | scope)
+
+    return run
+
+
+def _silent(*_arguments, **_named) -> None:
+    """In place of `print`."""
+
+
 @contextlib.contextmanager
 def without_cuda():
     """Code that moves tensors and modules to a GPU leaves them where they are."""
