@@ -65,6 +65,7 @@ SMALLEST = {
     "ep": f"rows=24,bin_width=0.3,choose=valid,tried=4,u=0.5,{CHOSEN}",
     "d3": "epochs=1,batch=8",
     "super_ft": "epochs=2,forgetting_epochs=1,batch=8,rise=2",
+    "nft": "epochs=2,steps=2,batch=8,learning_rate=5,floor=0.95,fall=0.05",
     "audit retuning": "rows=10,poisoned=2,epochs=1,batch=5",
     "audit reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "audit connectivity": "points=3,epochs=1,batch=8",

@@ -16,6 +16,7 @@ from bdjax.defenses.ft_sam import FT_SAM
 from bdjax.defenses.i_bau import I_BAU
 from bdjax.defenses.nad import NAD
 from bdjax.defenses.nc import NC
+from bdjax.defenses.nft import NFT
 from bdjax.defenses.none import NONE
 from bdjax.defenses.npd import NPD
 from bdjax.defenses.pam import PAM
@@ -56,4 +57,5 @@ DEFENSES = {
     "ep": EP,
     "d3": D3,
     "super_ft": SUPER_FT,
+    "nft": NFT,
 }
