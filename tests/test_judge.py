@@ -53,5 +53,6 @@ def test_without_poison_there_are_false_alarms_alone():
 
 def test_a_score_that_is_no_number_has_no_rank_and_infinite_ones_have():
     truth = np.array([1, 0, 1], np.int8)
-    assert np.isnan(judge(np.array([np.nan, 1, 2]), truth)["auroc"])
+    broken = judge(np.array([np.nan, 1, 2]), truth, np.zeros(3, bool))
+    assert all(np.isnan(broken[name]).all() for name in (*FIGURES, "roc"))
     assert judge(np.array([np.inf, -np.inf, 3]), truth)["auroc"] == 1

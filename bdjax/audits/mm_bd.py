@@ -103,7 +103,7 @@ def make(net, shape, classes, *, images, steps):
     def measure(_key, _net, trained, given):
         margin = trained.carry["margin"]
         probability = call_on_host(p_value, jax.ShapeDtypeStruct((), margin.dtype), margin)
-        detected = (probability <= given.settings["significance"]).astype(real())
+        detected = jnp.where(jnp.isnan(probability), probability, probability <= given.settings["significance"])
         return {"margin": margin, "p": probability, "detected": detected, "class": jnp.argmax(margin).astype(real())}
 
     return Audit((stage,), measure)

@@ -13,6 +13,7 @@ from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.detection.parts.passes import in_turn
+from bdjax.errors import InvalidInput
 from bdjax.types import Array, Detector, Net, Trained, Weights, real
 
 CARD = Card(
@@ -86,6 +87,8 @@ def make_gradient(net: Net, factors: np.ndarray):
 def make(net, shape, classes, *, rounds, epochs, batch, smallest, largest):
     """The consistency of rows under the last mask."""
     del classes
+    if largest < smallest:
+        raise InvalidInput(f"mspc:largest={largest} is below smallest={smallest}; give factors in order")
     factors = np.arange(smallest, largest + 1)
 
     def judge(image: Array, mask: Array, weights: Weights, given) -> Array:

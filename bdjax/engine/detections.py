@@ -48,8 +48,11 @@ def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shar
     path = store.folder / "suspects" / f"{address([job.attack, job.detector, job.judges])}.safetensors"
     if not count or (path.exists() and int(load_tree(path)[1]["count"]) >= count):
         return
-    cell, scored = lift.pick(cells, -place), np.where(cells.truth[-place] < 0, -np.inf, score[-place])
-    rows = np.argsort(-np.nan_to_num(scored, nan=-np.inf), kind="stable")[:SHOWN]
+    cell, scored = lift.pick(cells, -place), np.asarray(score[-place])
+    shown = (np.asarray(cell.truth) >= 0) & np.isfinite(scored)
+    rows = np.argsort(np.where(shown, -scored, np.inf), kind="stable")[: min(SHOWN, int(shown.sum()))]
+    if not rows.size:
+        return
 
     @jax.jit
     def read(cell: Cell, shared: Shared, rows):

@@ -23,16 +23,18 @@ def judge(score: np.ndarray, truth: np.ndarray, flagged: np.ndarray | None = Non
         Fractions: auroc, ties counted half, and ap, the average precision; tpr_at_1, tpr_at_5 and tpr_at_10, the
         largest true positive rate of a threshold with at most 1, 5 and 10% false positives; tpr and fpr of `flagged`;
         and roc float (101,), the true positive rate at the false positive rates of `GRID`, by straight lines. NaN where
-        a figure has no rows to count, and of the first five and roc where a score is NaN.
+        a figure has no rows to count, and all of them where a score is NaN.
     """
     counts = truth >= 0
     truth, score = truth[counts] == 1, np.asarray(score, float)[counts]
     found = dict.fromkeys(FIGURES, np.nan) | {"roc": np.full(GRID.shape, np.nan)}
+    if np.isnan(score).any():
+        return found
     if flagged is not None:
         flagged = flagged[counts]
         for name, rows in (("tpr", truth), ("fpr", ~truth)):
             found[name] = np.mean(flagged[rows]) if rows.any() else np.nan
-    if truth.all() or not truth.any() or np.isnan(score).any():
+    if truth.all() or not truth.any():
         return found
     return found | rank(np.nan_to_num(score), truth)
 

@@ -119,7 +119,7 @@ class _Listing:
             for judges in method.detector.on:
                 place = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "detector": text}
                 name = self._detection(text, judges, about)
-                self.detections.append(place | {"on": judges, "address": name})
+                self.detections.append(place | {"on": judges, "address": name, "model": undefended})
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
         return None if text is None else self.work.attacks[text][0].identity()

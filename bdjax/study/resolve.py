@@ -128,7 +128,9 @@ def resolve(asked: Study) -> Work:
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
         recipe=_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
         attacks=built,
-        defenses={text: _defense(spec, net, shape, classes) for text, spec in specs.defenses.items()},
+        defenses={
+            text: _defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()
+        },
         audits={text: _audit(spec, shape) for text, spec in specs.audits.items()},
         detectors={text: _detector(spec, net, shape, classes) for text, spec in specs.detectors.items()},
         selection=selection,
@@ -273,6 +275,12 @@ def _defense(spec: Spec, net: Net, shape, classes: int) -> Method:
     method = defenses.DEFENSES[spec.name]
     _check_size(method.card, shape)
     return Method(spec, method.card, method.card.needs_of(spec.static), method.make(net, shape, classes, **spec.static))
+
+
+def _retrained(spec: Spec, recipe: Mapping[str, Any]) -> Spec:
+    """A defense that drops rows and trains anew follows the study's recipe wherever its own text is silent."""
+    card = defenses.DEFENSES[spec.name].card
+    return spec.fill(card, recipe) if "suspects" in card.needs else spec
 
 
 def _audit(spec: Spec, shape) -> Method:

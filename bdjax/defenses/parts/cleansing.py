@@ -1,4 +1,7 @@
-"""Cleansing: what a detector flags of the training set is dropped, and a new network is trained on the rest."""
+"""Cleansing: what a detector flags of the training set is dropped, and a new network is trained on the rest.
+
+It is trained by the study's recipe, as its victims are, wherever the defense's own text is silent.
+"""
 
 from dataclasses import replace
 
@@ -14,6 +17,7 @@ def describe(card: Card, **changes) -> Card:
     presets = {name: values | ({"period": 100} if name == "benchmark" else {}) for name, values in card.presets.items()}
     return replace(
         card,
+        version=card.version + 1,  # trained anew by the study's recipe since
         kind=f"removal of training rows by {card.kind}",
         stage="pre-training",
         changes="the training set: flagged rows are removed, and a new network is trained on the others",

@@ -142,11 +142,14 @@ def load(folder: str | Path) -> xr.Dataset:
     for cell in cells:
         table.fill(cell, rows)
     found = table.dataset(index, folder)
-    return found.merge(_detections(index["detections"], axes, rows["detect"])) if index["detections"] else found
+    if not index["detections"]:
+        return found
+    whole = {name for name, run in rows["run"].items() if run["status"] == OK}  # a diverged victim has no scores
+    return found.merge(_detections(index["detections"], axes, rows["detect"], whole))
 
 
-def _detections(asked: list[dict], axes: dict[str, list], rows: dict[str, dict]) -> xr.Dataset:
-    """What detectors found, dims (attack, ratio, seed, detector, on)."""
+def _detections(asked: list[dict], axes: dict[str, list], rows: dict[str, dict], whole: set[str]) -> xr.Dataset:
+    """What detectors found on the models `whole`, dims (attack, ratio, seed, detector, on)."""
     own = {"detector": list(dict.fromkeys(one["detector"] for one in asked)), "on": ["rows", "queries"]}
     axes = {name: axes[name] for name in ("attack", "ratio", "seed")} | own
     places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
@@ -155,7 +158,7 @@ def _detections(asked: list[dict], axes: dict[str, list], rows: dict[str, dict])
     columns["roc"] = np.full((*shape, GRID.size), np.nan)
     for one in asked:
         where = tuple(places[dim][one[dim]] for dim in axes)
-        for name, value in rows.get(one["address"], {}).items():
+        for name, value in rows.get(one["address"], {}).items() if one["model"] in whole else ():
             columns[name][where] = value
     dims = {"roc": (*axes, "false_alarms")}
     coordinates = {name: _coordinate(name, values) for name, values in axes.items()} | {"false_alarms": GRID}
