@@ -15,6 +15,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
+from bdjax.models.parts import taps
 from bdjax.models.parts.norms import entries, norms, scaled
 from bdjax.types import Audit, Net, PyTree, Stage, Trained, Weights, real
 
@@ -145,8 +146,6 @@ def disturb(net: Net, batch: int, steps: int) -> Stage:
 def make(net, shape, classes, *, epochs, batch, steps):
     """The mask, the noise, and the shares of predictions under both."""
     tap = feature_map(net)
-    image = jax.ShapeDtypeStruct((1, *shape), real())
-    taps = jax.eval_shape(lambda key, image: net.apply(net.init(key), image)[2], jax.random.key(0), image)
 
     def measure(_key, net, trained, given):
         edit = {tap: lambda feature: (1 - trained.carry["mask"]) * feature}
@@ -160,7 +159,9 @@ def make(net, shape, classes, *, epochs, batch, steps):
         detected = (largest >= given.settings["bound"]).astype(real())
         return {"share": share, "largest": largest, "detected": detected, "class": jnp.argmax(share).astype(real())}
 
-    return Audit((learn_mask(net, tap, taps[tap].shape[1:], epochs, batch), disturb(net, batch, steps)), measure)
+    return Audit(
+        (learn_mask(net, tap, taps.shapes(net, shape)[tap], epochs, batch), disturb(net, batch, steps)), measure
+    )
 
 
 BAN = Method(CARD, make)

@@ -13,10 +13,10 @@ import numpy as np
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.detection.parts import classes as of_classes
-from bdjax.detection.parts import signatures, taps
+from bdjax.detection.parts import signatures
 from bdjax.host import call_on_host
 from bdjax.keys import stream
-from bdjax.models.parts import heads
+from bdjax.models.parts import heads, taps
 from bdjax.types import Array, Detector, Key
 
 CARD = Card(

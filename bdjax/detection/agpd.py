@@ -12,8 +12,8 @@ import numpy as np
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.detection.parts import classes as of_classes
-from bdjax.detection.parts import taps
 from bdjax.errors import InvalidInput
+from bdjax.models.parts import taps
 from bdjax.types import Array, Batch, Detector, Net, Weights
 
 CARD = Card(

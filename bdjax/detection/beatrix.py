@@ -11,7 +11,7 @@ import numpy as np
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.detection.parts import taps
+from bdjax.models.parts import taps
 from bdjax.types import Array, Detector, Net, Weights
 
 CARD = Card(

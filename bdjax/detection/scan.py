@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.detection.parts import classes as of_classes
-from bdjax.detection.parts import taps
 from bdjax.keys import stream
-from bdjax.models.parts import heads
+from bdjax.models.parts import heads, taps
 from bdjax.types import Array, Detector, Key
 
 CARD = Card(

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.detection.parts import gradcam, taps
+from bdjax.detection.parts import gradcam
 from bdjax.detection.parts.decisions import above_clean
 from bdjax.keys import stream
+from bdjax.models.parts import taps
 from bdjax.types import Array, Detector, Key
 
 CARD = Card(

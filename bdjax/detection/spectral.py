@@ -4,8 +4,8 @@ Tran, Li, Madry, Spectral Signatures in Backdoor Attacks, NeurIPS 2018, arXiv:18
 """
 
 from bdjax.cards import Card, Method, Setting
-from bdjax.detection.parts import signatures, taps
-from bdjax.models.parts import heads
+from bdjax.detection.parts import signatures
+from bdjax.models.parts import heads, taps
 from bdjax.types import Detector
 
 CARD = Card(

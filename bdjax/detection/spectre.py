@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.detection.parts import classes as of_classes
-from bdjax.detection.parts import robust, signatures, taps
-from bdjax.models.parts import heads
+from bdjax.detection.parts import robust, signatures
+from bdjax.models.parts import heads, taps
 from bdjax.types import Array, Detector
 
 CARD = Card(

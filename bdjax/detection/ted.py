@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.detection.parts import outliers, taps
+from bdjax.detection.parts import outliers
 from bdjax.detection.parts.decisions import above_clean
+from bdjax.models.parts import taps
 from bdjax.types import Array, Detector, Net, Source, Weights
 
 CARD = Card(

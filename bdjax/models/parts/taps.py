@@ -1,4 +1,4 @@
-"""Which activation of a network a detector looks at."""
+"""Which activation of a network a method looks at, and what shape it has."""
 
 import math
 
