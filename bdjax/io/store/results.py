@@ -131,12 +131,7 @@ def load(folder: str | Path) -> xr.Dataset:
     folder = Path(folder)
     index = read_index(folder)
     cells = index["cells"]
-    axes = {
-        "attack": list(dict.fromkeys(cell["attack"] for cell in cells)),
-        "ratio": sorted({cell["ratio"] for cell in cells}),
-        "seed": sorted({cell["seed"] for cell in cells}),
-        "defense": list(dict.fromkeys(cell["defense"] for cell in cells)),
-    }
+    axes = _axes(cells)
     rows = {kind: _rows(folder, kind) for kind in KINDS}
     table = _Table(axes, _prefixes(cells))
     for cell in cells:
@@ -148,11 +143,26 @@ def load(folder: str | Path) -> xr.Dataset:
     return found.merge(_detections(index["detections"], axes, rows["detect"], whole))
 
 
+def _axes(cells: list[dict]) -> dict[str, list]:
+    """The coordinates of the cells of a study, by dim."""
+    return {
+        "attack": list(dict.fromkeys(cell["attack"] for cell in cells)),
+        "ratio": sorted({cell["ratio"] for cell in cells}),
+        "seed": sorted({cell["seed"] for cell in cells}),
+        "defense": list(dict.fromkeys(cell["defense"] for cell in cells)),
+    }
+
+
+def _places(axes: dict[str, list]) -> dict[str, dict]:
+    """Where along each dim a coordinate is."""
+    return {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
+
+
 def _detections(asked: list[dict], axes: dict[str, list], rows: dict[str, dict], whole: set[str]) -> xr.Dataset:
     """What detectors found on the models `whole`, dims (attack, ratio, seed, detector, on)."""
     own = {"detector": list(dict.fromkeys(one["detector"] for one in asked)), "on": ["rows", "queries"]}
     axes = {name: axes[name] for name in ("attack", "ratio", "seed")} | own
-    places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
+    places = _places(axes)
     shape = tuple(len(values) for values in axes.values())
     columns = {name: np.full(shape, np.nan) for name in (*FIGURES, "detection_seconds")}
     columns["roc"] = np.full((*shape, GRID.size), np.nan)
@@ -203,20 +213,20 @@ def load_suspects(folder: str | Path) -> dict[tuple[str, str, str], Suspects]:
 def load_curves(folder: str | Path) -> xr.Dataset:
     """Training curves of a study: dims attack, ratio, seed, defense, epoch; NaN beyond a curve's end."""
     folder = Path(folder)
-    found = load(folder)
+    cells = read_index(folder)["cells"]
+    axes = _axes(cells)
     lines = _rows(folder, "run", curves=True)
     names = sorted({name for row in lines.values() for name in row})
     longest = max((len(value) for row in lines.values() for value in row.values()), default=0)
-    dims = ("attack", "ratio", "seed", "defense")
-    shape = (*(found.sizes[dim] for dim in dims), longest)
+    shape = (*(len(values) for values in axes.values()), longest)
     values = {name: np.full(shape, np.nan) for name in names}
-    places = [{value: place for place, value in enumerate(found[dim].values.tolist())} for dim in dims]
-    for cell in read_index(folder)["cells"]:
-        where = tuple(place[cell[dim]] for place, dim in zip(places, dims, strict=True))
+    places = _places(axes)
+    for cell in cells:
+        where = tuple(places[dim][cell[dim]] for dim in axes)
         for name, value in lines.get(cell["model"], {}).items():
             values[name][where][: len(value)] = value
-    coordinates = {dim: found[dim].values for dim in dims}
-    return xr.Dataset({name: ((*dims, "epoch"), value) for name, value in values.items()}, coordinates)
+    coordinates = {dim: _coordinate(dim, held) for dim, held in axes.items()}
+    return xr.Dataset({name: ((*axes, "epoch"), value) for name, value in values.items()}, coordinates)
 
 
 def _prefixes(cells: list[dict]) -> dict[str, str]:
@@ -234,7 +244,7 @@ class _Table:
 
     def __init__(self, axes: dict[str, list], prefixes: dict[str, str]):
         self.axes, self.prefixes = axes, prefixes
-        self.places = {dim: {value: place for place, value in enumerate(values)} for dim, values in axes.items()}
+        self.places = _places(axes)
         self.shape = tuple(len(values) for values in axes.values())
         self.columns = {name: self._blank(()) for name in ("acc", "asr", "ra", "overlap", "seconds")}
         self.status = np.full(self.shape, UNASKED, np.int8)
