@@ -90,36 +90,28 @@ class _Listing:
         return name
 
     def add_cells(self, victim: _Victim) -> None:
-        """The cells of a victim, one a defense, with all that they take."""
+        """The cells and detections of a victim, with all that they take."""
         attack = self.work.attacks[victim.attack][1]
         undefended = self._victim(victim.attack if victim.count or attack.train else None, victim.count, victim.seed)
-        for defense in self.work.defenses:
-            model = undefended if defense == "none" else self._defended(victim, defense, undefended)
-            about = {
-                "seed": victim.seed,
-                "count": victim.count,
-                "attack": victim.attack,
-                "method": self._wrapping(defense),
-                "model": model,
-                "trigger": undefended if attack.train else None,
-                "selection": self._selection(victim.attack, victim.count, victim.seed),
-            }
-            cell = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "defense": defense}
-            audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
-            self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
-        about = {
+        place = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed}
+        common = {
             "seed": victim.seed,
             "count": victim.count,
             "attack": victim.attack,
-            "model": undefended,
             "trigger": undefended if attack.train else None,
             "selection": self._selection(victim.attack, victim.count, victim.seed),
         }
+        for defense in self.work.defenses:
+            model = undefended if defense == "none" else self._defended(victim, defense, undefended)
+            about = common | {"method": self._wrapping(defense), "model": model}
+            cell = place | {"defense": defense}
+            audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
+            self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
         for text, method in self.work.detectors.items():
             for judges in method.detector.on:
-                place = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed, "detector": text}
-                name = self._detection(text, judges, about)
-                self.detections.append(place | {"on": judges, "address": name, "model": undefended})
+                name = self._detection(text, judges, common | {"model": undefended})
+                one = {"detector": text, "on": judges, "address": name, "model": undefended}
+                self.detections.append(place | one)
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
         return None if text is None else self.work.attacks[text][0].identity()
