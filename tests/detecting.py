@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import tiny
 
 from bdjax import train
 from bdjax.cards import lookup
@@ -9,6 +11,19 @@ from bdjax.detection import DETECTORS
 from bdjax.detection.parts.scoring import score_all
 from bdjax.keys import root
 from bdjax.types import Batch, Given, Net, Source, Weights
+
+SHAPE, CLASSES = (8, 8, 3), 3
+"""Of the images and the network below."""
+
+
+def network() -> Net:
+    """A small network."""
+    return tiny.network("small_cnn", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    """Noise, float (count, *SHAPE) in [0, 1)."""
+    return np.random.default_rng(seed).uniform(size=(count, *SHAPE))
 
 
 def source(image, label=None) -> Source:
@@ -31,7 +46,7 @@ def detect(text: str, net: Net, judged: Source, classes: int, *, victim=None, se
     victim = net.init(root(9)) if victim is None else victim
     given = Given(settings, lambda key, image: image, suspects=judged, victim=victim, **sources)
     left = None
-    for number, stage in enumerate((*made.stages, score_all(net, made, lambda given: given.suspects))):
+    for number, stage in enumerate((*made.stages, score_all(net, made))):
         left = train.fit(jax.random.fold_in(root(seed), number), stage, lambda _, given=given: given, (), left)
     return left.carry
 

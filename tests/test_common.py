@@ -200,7 +200,7 @@ def build(name: str) -> Built:
     made, card = registry[plain].make(network(), SHAPE, CLASSES, **spec.static), registry[plain].card
     stages = made if registry is DEFENSES else made.stages
     if registry is DETECTORS:
-        stages = (*stages, score_all(network(), made, lambda given: given.suspects))
+        stages = (*stages, score_all(network(), made))
     audit = made if registry is AUDITS else None
     return Built(card, card.needs_of(spec.static), stages, audit, dict(spec.traced), registry is DETECTORS)
 
@@ -333,7 +333,7 @@ def test_the_size_of_a_batch_changes_no_score(name):
     built = build(f"detector {name}")
     spec = lookup(f"{name}:{SMALLEST[f'detector {name}']}", DETECTORS, "detector")
     made = DETECTORS[name].make(network(), SHAPE, CLASSES, **spec.static)
-    small = score_all(network(), made._replace(batch=5), lambda given: given.suspects)
+    small = score_all(network(), made._replace(batch=5))
     program = compiled(whole(built._replace(stages=(*made.stages, small))), "map", (), *_first(built))
     found = pick(program((), *_first(built))[1], 0)[0].carry["score"]
     chex.assert_trees_all_close(found, run(f"detector {name}").alone[0][0].carry["score"], rtol=1e-9, atol=1e-9)

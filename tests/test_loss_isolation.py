@@ -48,7 +48,7 @@ def test_the_score_is_the_loss_of_a_new_network_and_the_lowest_are_flagged():
     victim = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), net.init(root(0)))  # never read
     given = Given(settings, lambda key, image: image, train=rows(), suspects=rows(), victim=victim)
     left = train.fit(root(0), made.stages[0], lambda _: given, ())
-    found = train.fit(root(1), score_all(net, made, lambda given: given.suspects), lambda _: given, (), left).carry
+    found = train.fit(root(1), score_all(net, made), lambda _: given, (), left).carry
     batch = rows().read(jnp.arange(ROWS))
     loss = optax.softmax_cross_entropy_with_integer_labels(net.apply(left.weights, batch.image)[0], batch.label)
     np.testing.assert_allclose(found["score"], -loss, rtol=1e-12)

@@ -146,12 +146,16 @@ def total(source: Source, function, batch: int = 256) -> PyTree:
     return jax.lax.fori_loop(0, -(-source.size // batch), body, empty)
 
 
+def in_turn(size: int, batch: int) -> Array:
+    """The rows 0 to size - 1 in their order, int32 (steps, batch); -1 pads the last batch."""
+    batch = min(batch, size)
+    rows = jnp.arange(-(-size // batch) * batch, dtype=jnp.int32)
+    return jnp.where(rows < size, rows, -1).reshape(-1, batch)
+
+
 def each(source: Source, function, batch: int = 256) -> PyTree:
     """`function(batch) -> pytree` of leaves (b, ...) of all rows of a source: leaves (size, ...) in the rows' order."""
-    batch = min(batch, source.size)
-    rows = jnp.arange(-(-source.size // batch) * batch, dtype=jnp.int32)
-    rows = jnp.where(rows < source.size, rows, -1).reshape(-1, batch)
-    found = jax.lax.map(lambda row: function(source.read(row)), rows)
+    found = jax.lax.map(lambda row: function(source.read(row)), in_turn(source.size, batch))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: source.size], found)
 
 

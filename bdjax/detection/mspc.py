@@ -12,7 +12,6 @@ import numpy as np
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.detection.parts.passes import in_turn
 from bdjax.errors import InvalidInput
 from bdjax.types import Array, Detector, Net, Trained, Weights, real
 
@@ -113,7 +112,7 @@ def make(net, shape, classes, *, rounds, epochs, batch, smallest, largest):
         begin=begin,
         gradient=make_gradient(net, factors),
         rule=train.sgd("mask_rate"),
-        order=lambda _key, _epoch, given, _still: in_turn(given.suspects.size, batch),
+        order=lambda _key, _epoch, given, _still: sources.in_turn(given.suspects.size, batch),
         full=True,
         renew=renew,
         project=lambda mask, still, _rows, _given, _clock: (jnp.clip(mask, 0, 1), still),

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray
 
+from bdjax.metrics.detection import FIGURES
 from bdjax.report.statistics import Estimate, estimates
 from bdjax.report.verdicts import HALF, UNDEFENDED
-
-FIGURES = ("auroc", "ap", "tpr_at_1", "tpr_at_5", "tpr_at_10", "tpr", "fpr")
-"""Variables of the results with dims (attack, ratio, seed, detector, on), all fractions."""
 
 HEADS = {
     "auroc": ("AUROC", "area under the ROC curve: 50% is chance"),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import xarray
 
+from bdjax.metrics.detection import FIGURES
 from bdjax.report import detection
-from bdjax.report.detection import FIGURES, HEADS
+from bdjax.report.detection import HEADS
 from bdjax.report.pictures import address
 from bdjax.report.statistics import estimates
 from bdjax.report.studies import Shown

@@ -293,9 +293,7 @@ def _detector(spec: Spec, net: Net, shape, classes: int) -> Method:
     method = detection.DETECTORS[spec.name]
     _check_size(method.card, shape)
     detector = method.make(net, shape, classes, **spec.static)
-    scoring = {
-        judges: score_all(net, detector, lambda given: given.suspects, judges == "queries") for judges in detector.on
-    }
+    scoring = {judges: score_all(net, detector, judges == "queries") for judges in detector.on}
     return Method(spec, method.card, method.card.needs_of(spec.static), detector=detector, scoring=scoring)
 
 

@@ -168,7 +168,7 @@ def detect(text: str, made: Pair, judged: Source, seed: int = 0, **given) -> dic
     """What a detector of ours leaves: `score` and, where it decides, `flagged`, of all rows of `judged`."""
     detector, asked = _asked(text, made, judged, given)
     left = None
-    for number, stage in enumerate((*detector.stages, score_all(made.net, detector, lambda given: given.suspects))):
+    for number, stage in enumerate((*detector.stages, score_all(made.net, detector))):
         left = train.fit(jax.random.key(seed + number), stage, lambda _: asked, (), left)
     return left.carry
 

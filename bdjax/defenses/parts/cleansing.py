@@ -48,4 +48,4 @@ def cleanse(method: Method, net: Net, shape: tuple[int, int, int], classes: int,
 
     fresh = {"fresh": True, "order": order, "leave": leave}
     retrain = train.supervised(net, lambda given: given.suspects, **fresh, **recipe)
-    return *detector.stages, score_all(net, detector, lambda given: given.suspects), retrain
+    return *detector.stages, score_all(net, detector), retrain

@@ -4,15 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from bdjax import train
+from bdjax.data import sources
 from bdjax.keys import stream
-from bdjax.types import Array, Given, Key, PyTree, SourceFn, Stage, Trained
-
-
-def in_turn(size: int, batch: int) -> Array:
-    """The rows 0 to size - 1 in their order, int32 (steps, batch); -1 pads the last batch."""
-    batch = min(batch, size)
-    rows = jnp.arange(-(-size // batch) * batch, dtype=jnp.int32)
-    return jnp.where(rows < size, rows, -1).reshape(-1, batch)
+from bdjax.types import Given, Key, PyTree, SourceFn, Stage, Trained
 
 
 def summed(source: SourceFn, measure, batch: int = 256) -> Stage:
@@ -37,7 +31,7 @@ def summed(source: SourceFn, measure, batch: int = 256) -> Stage:
         source,
         1,
         init,
-        lambda _key, _state, _epoch, given: in_turn(source(given).size, batch),
+        lambda _key, _state, _epoch, given: sources.in_turn(source(given).size, batch),
         step,
         lambda _key, state, _given: Trained(state["weights"], state["sums"]),
     )

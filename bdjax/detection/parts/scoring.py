@@ -5,13 +5,12 @@ import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.data import sources
-from bdjax.detection.parts.passes import in_turn
 from bdjax.keys import stream
-from bdjax.types import Array, Detector, Given, Key, Net, PyTree, Source, SourceFn, Stage, Trained, real
+from bdjax.types import Array, Detector, Given, Key, Net, PyTree, Source, Stage, Trained, real
 
 
-def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = False) -> Stage:
-    """The stage that scores every row of a source once, after the detector's own stages.
+def score_all(net: Net, detector: Detector, blind: bool = False) -> Stage:
+    """The stage that scores every row of `given.suspects` once, after the detector's own stages.
 
     It carries `score`, float (n,), larger is more suspect, and, where the detector decides, `flagged`, bool (n,). Its
     weights are those that it found.
@@ -19,7 +18,6 @@ def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = Fals
     Args:
         net: the network that is asked.
         detector: the detector.
-        judged: given -> the rows that are judged.
         blind: whether the detector sees nothing of `given.suspects` but the batches: queries come one by one.
     """
 
@@ -27,8 +25,9 @@ def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = Fals
         return given._replace(suspects=None) if blind else given
 
     def source(given: Given) -> Source:
-        own = judged(given)
-        return sources.concatenated(own, getattr(given, detector.calibrate)) if detector.calibrate else own
+        if not detector.calibrate:
+            return given.suspects
+        return sources.concatenated(given.suspects, getattr(given, detector.calibrate))
 
     def trained(weights, given: Given) -> Trained:
         return Trained(train.start(given, weights), given.carry)
@@ -41,7 +40,7 @@ def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = Fals
         return {"weights": weights, "found": found, "score": score, "key": jax.random.key_data(stream(key, "score"))}
 
     def order(_key: Key, _state: PyTree, _epoch: Array, given: Given) -> Array:
-        return in_turn(source(given).size, detector.batch)
+        return sources.in_turn(source(given).size, detector.batch)
 
     def step(_key: Key, state: PyTree, rows, given: Given) -> tuple[PyTree, dict[str, Array]]:
         key = jax.random.wrap_key_data(state["key"], impl="threefry2x32")  # one for all steps: see `ScoreFn`
@@ -53,7 +52,7 @@ def score_all(net: Net, detector: Detector, judged: SourceFn, blind: bool = Fals
         }
 
     def finish(_key: Key, state: PyTree, given: Given) -> Trained:
-        score, clean = jnp.split(state["score"], [judged(given).size])
+        score, clean = jnp.split(state["score"], [given.suspects.size])
         carry = {"score": score}
         if detector.threshold is not None:
             carry["flagged"] = detector.threshold(state["found"], score, clean, shown(given))
