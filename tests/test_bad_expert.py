@@ -4,25 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from detecting import build, detect, source
+from detecting import CLASSES, SHAPE, build, detect, network, source
 
 from bdjax import train
 from bdjax.detection.bad_expert import triangle
 from bdjax.keys import root
 from bdjax.types import Given
 
-SHAPE, CLASSES = (8, 8, 3), 3
-
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-def network():
-    return tiny.network("small_cnn", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
 
 
 def rows(count: int, seed: int = 0):

@@ -4,28 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from detecting import build, by_hand, detect, source
+from detecting import CLASSES, SHAPE, build, by_hand, detect, images, network, source
 
 from bdjax.detection.ibd_psc import amplify, first_count
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
-
-SHAPE, CLASSES = (8, 8, 3), 3
 
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-def network():
-    return tiny.network("small_cnn", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
-
-
-def images(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(size=(count, *SHAPE))
 
 
 def keen(net):

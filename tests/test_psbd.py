@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from detecting import build, by_hand, source
+from detecting import CLASSES, SHAPE, build, by_hand, images, network, source
 
 from bdjax import train
 from bdjax.detection.psbd import choose, drop, places, shift
@@ -13,17 +13,11 @@ from bdjax.errors import InvalidInput
 from bdjax.keys import root, stream
 from bdjax.types import Given, Layer, Net, Weights
 
-SHAPE, CLASSES = (8, 8, 3), 3
-
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-def images(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(size=(count, *SHAPE))
 
 
 def summing() -> Net:
@@ -90,7 +84,7 @@ def test_the_rate_is_that_of_the_largest_difference_among_those_that_move_enough
 
 
 def test_dropout_follows_residual_sums_or_else_rectifiers():
-    small = tiny.network("small_cnn", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
+    small = network()
     deep = tiny.network("preact_resnet18", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=1)
     assert places(small) == ["relu1", "relu2", "relu3"]
     assert places(deep) == [f"layer{stage}_{block}.add" for stage in (1, 2, 3, 4) for block in (0, 1)]

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from detecting import build, detect, source
+from detecting import CLASSES, SHAPE, build, detect, images, network, source
 from sklearn.decomposition import PCA
 
 from bdjax.detection.parts import outliers
@@ -13,21 +12,11 @@ from bdjax.detection.ted import distances, rank, watched
 from bdjax.keys import root
 from bdjax.types import Given, Trained
 
-SHAPE, CLASSES = (8, 8, 3), 3
-
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-def network():
-    return tiny.network("small_cnn", SHAPE, CLASSES, (0.4,) * 3, (0.3,) * 3, width=2)
-
-
-def images(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(size=(count, *SHAPE))
 
 
 def test_rank_by_hand():
