@@ -361,6 +361,8 @@ def test_quickstart_is_the_study_of_its_help():
 ENDS = [
     (OSError(errno.ENOSPC, "No space left on device", "models/x"), 1, "the disk is full (models/x); make room"),
     (PermissionError(errno.EACCES, "Permission denied", "out"), 2, "out: Permission denied; give a path"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), 2, "/proc/x: No such file or directory"),
+    (OSError(errno.EIO, "Input/output error", "models/x"), 1, "models/x: Input/output error; nothing finished is lost"),
     (KeyboardInterrupt(), 130, "stopped by SIGINT"),
     (MemoryError(), 2, "out of memory"),
     (RuntimeError("RESOURCE_EXHAUSTED: 8 GB"), 2, "out of memory"),
@@ -374,7 +376,7 @@ def test_how_errors_end(capsys, monkeypatch, error, status, words):
     assert capsys.readouterr().err.startswith(f"bdjax: {words}")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "gone", "x"), KeyError("x")])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EBADF, "no path"), KeyError("x")])
 def test_a_bug_is_not_hidden(monkeypatch, error):
     monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):

@@ -1,6 +1,8 @@
 """Detection as an axis of a study: what is judged, what is kept, and that nothing is done twice."""
 
 import re
+import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -15,7 +17,10 @@ from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.engine import chunks, detections
 from bdjax.errors import InvalidInput
 from bdjax.io.store import results
+from bdjax.report.headline import unfinished
 from bdjax.selections import SELECTIONS
+from bdjax.study.jobs import plan
+from bdjax.study.resolve import resolve
 from bdjax.types import COVER, POISONED, Data
 
 STRIP = "strip:overlays=3"
@@ -66,6 +71,36 @@ def test_scores_and_pictures_are_kept(kept):
     for one in shown.values():
         assert one.image.shape == (detections.SHOWN, 16, 16, 3) and one.image.dtype == np.uint8
         assert (np.diff(one.score) <= 0).all()
+
+
+def test_training_rows_without_poison_are_judged_once_for_all_attacks(data):
+    study = tiny.study(data, attacks=(tiny.ATTACK, "blended"), detectors=(STRIP,))
+    asked = plan(resolve(study)).detections
+
+    def jobs(ratio, on):
+        return len({one["address"] for one in asked if one["ratio"] == ratio and one["on"] == on})
+
+    assert (jobs(0.0, "rows"), jobs(0.0, "queries"), jobs(0.1, "rows"), jobs(0.1, "queries")) == (2, 4, 4, 4)
+
+
+def test_scores_can_be_asked_for_later(data, tmp_path):
+    plain = tiny.study(data, ratios=(0.1,), seeds=(0,), detectors=("scale_up",))
+    found = bdjax.run(plain, tmp_path)
+    assert not bdjax.load_scores(tmp_path)
+    again = bdjax.run(replace(plain, keep_scores=True), tmp_path)
+    assert len(bdjax.load_scores(tmp_path)) == 1
+    np.testing.assert_array_equal(again["auroc"], found["auroc"])
+
+
+def test_missing_detections_are_announced_and_other_settings_refused(kept, tmp_path, data):
+    _, folder = kept
+    shutil.copytree(folder, tmp_path / "copy")
+    first, *_ = sorted((tmp_path / "copy" / "results").glob("detect-*.nc"))
+    first.unlink()
+    left = bdjax.load(tmp_path / "copy")
+    assert re.search("Unfinished: .*, [0-9]+ of 12 detections are finished", unfinished(left))
+    with pytest.raises(InvalidInput, match="holds a study of suspects 40, not suspects 50; give another --out"):
+        bdjax.run(tiny.study(data, detectors=DETECTORS, suspects=50), tmp_path / "copy")
 
 
 def test_a_second_run_does_nothing_and_one_more_detector_is_all_that_is_added(kept, data):

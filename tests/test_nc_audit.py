@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bdjax.audits import AUDITS
 from bdjax.cards import lookup
+from bdjax.errors import InvalidInput
 from bdjax.types import Given, Net, Trained
 
 NORMS = (55.0, 60.0, 48.0, 52.0, 63.0, 12.0, 58.0, 50.0, 61.0, 57.0)
@@ -15,6 +17,14 @@ def measured(norms) -> dict:
     audit = AUDITS["nc"].make(Net(None, None, ()), (4, 4, 1), len(norms), **spec.static)
     found = audit.measure(None, None, Trained(None, {"norm": jnp.asarray(norms, jnp.float32)}), Given({}, None))
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("name", ["nc", "mm_bd", "ban"])
+def test_two_classes_are_refused(name):
+    """Of two figures none stands out."""
+    static = lookup(name, AUDITS, "audit").static
+    with pytest.raises(InvalidInput, match=f"audit {name} .* give data with 3 or more classes"):
+        AUDITS[name].make(None, (8, 8, 3), 2, **static)
 
 
 def test_a_small_norm_is_flagged_and_named():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from bdjax import train
+from bdjax.audits.parts import common
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.errors import InvalidInput
@@ -145,6 +146,7 @@ def disturb(net: Net, batch: int, steps: int) -> Stage:
 
 def make(net, shape, classes, *, epochs, batch, steps):
     """The mask, the noise, and the shares of predictions under both."""
+    common.check_classes(classes, "ban")
     tap = feature_map(net)
 
     def measure(_key, net, trained, given):

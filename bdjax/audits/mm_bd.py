@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from bdjax import train
+from bdjax.audits.parts import common
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.host import call_on_host
@@ -64,6 +65,7 @@ def p_value(margin: np.ndarray) -> np.ndarray:
 
 def make(net, shape, classes, *, images, steps):
     """Ascent of all classes' images, then the test."""
+    common.check_classes(classes, "mm_bd")
 
     def begin(key, _given, _weights):
         image = jax.random.uniform(stream(key, "images"), (classes, images, *shape), real())

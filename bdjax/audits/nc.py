@@ -7,6 +7,7 @@ Networks, IEEE S&P 2019, https://doi.org/10.1109/SP.2019.00031, section IV. Inve
 
 import jax.numpy as jnp
 
+from bdjax.audits.parts import common
 from bdjax.cards import Card, Method, Setting
 from bdjax.train import inversion
 from bdjax.types import Audit, real
@@ -37,6 +38,7 @@ CARD = Card(
 
 def make(net, shape, classes, *, epochs, batch):
     """Inversion of every class, then the rule for outliers."""
+    common.check_classes(classes, "nc")
     find = inversion.invert(
         net, shape, classes, lambda given: given.clean, epochs=epochs, batch=batch, rate="learning_rate"
     )

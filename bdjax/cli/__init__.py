@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator
 
 from bdjax.errors import InvalidInput
 
-UNUSABLE = ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "EPERM", "EROFS")
-"""What is wrong with a path that somebody gave."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status (see `status`)."""
@@ -99,11 +96,13 @@ def _terminable() -> Iterator[None]:
 
 
 def _unusable(error: OSError) -> int:
-    """The answer to a full disk and to a path that cannot be used; any other error is our own."""
+    """The answer to a full disk and to a path that cannot be used; an error of no path is our own."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _fail(f"the disk is full ({error.filename}); make room and run the same command again", 1)
-    if errno.errorcode.get(error.errno) not in UNUSABLE:
+    if error.filename is None or error.errno is None:
         raise error
+    if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+        return _fail(f"{error.filename}: {error.strerror}; nothing finished is lost, run the same command again", 1)
     return _fail(f"{error.filename}: {error.strerror}; give a path that can be used", 2)
 
 

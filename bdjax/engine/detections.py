@@ -1,7 +1,5 @@
 """What is kept of a detection: its figures, on request every score, and pictures of the most suspect images."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ from bdjax.cells import functions, lift
 from bdjax.cells.functions import Cell, Shared
 from bdjax.data import images
 from bdjax.io.store import results
-from bdjax.io.store.store import Store, address
-from bdjax.io.store.trees import load_tree, save_tree
+from bdjax.io.store.store import Store
+from bdjax.io.store.trees import save_tree
 from bdjax.metrics.detection import judge
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
@@ -27,7 +25,7 @@ def keep(context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, le
     left = {name: np.asarray(value) for name, value in left.carry.items()}
     for index, job in enumerate(jobs if context.work.study.keep_scores else []):
         kept = {name: value[index] for name, value in left.items()} | {"truth": truth[index]}
-        save_tree(scores_path(context.store, job.address), kept)
+        save_tree(context.store.scores_path(job.address), kept)
     _show(context.store, group, jobs, cells, shared, left["score"])
     flagged = left.get("flagged", [None] * len(jobs))
     found = [judge(*one) for one in zip(left["score"], truth, flagged, strict=False)][: len(jobs)]
@@ -36,17 +34,10 @@ def keep(context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, le
     results.write_shard(context.store.folder, "detect", rows)
 
 
-def scores_path(store: Store, name: str) -> Path:
-    """Where the scores of a detection are kept."""
-    return store.folder / "scores" / f"{name}.safetensors"
-
-
 def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shared, score: np.ndarray) -> None:
-    """Keep pictures of the most poisoned cell, the first among equals, unless a stored one is as poisoned."""
+    """Keep pictures of the chunk's most poisoned cell, the first among equals; none where nothing is poisoned."""
     count, place = max((job.count, -place) for place, job in enumerate(jobs))
-    job = jobs[-place]
-    path = store.folder / "suspects" / f"{address([job.attack, job.detector, job.judges])}.safetensors"
-    if not count or (path.exists() and int(load_tree(path)[1]["count"]) >= count):
+    if not count:
         return
     cell, scored = lift.pick(cells, -place), np.asarray(score[-place])
     shown = (np.asarray(cell.truth) >= 0) & np.isfinite(scored)
@@ -61,5 +52,6 @@ def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shar
 
     image = read(cell, shared, jnp.asarray(rows, jnp.int32))
     tree = {"image": image, "poisoned": cell.truth[rows] == 1, "score": scored[rows]}
+    job = jobs[-place]
     about = {"attack": job.attack, "detector": job.detector, "on": job.judges, "count": str(count)}
-    save_tree(path, tree, about)
+    save_tree(store.folder / "suspects" / f"{job.address}.safetensors", tree, about)

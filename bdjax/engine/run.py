@@ -152,6 +152,8 @@ class _Runner:
                     self.read.add(path)
 
     def _done(self, job: Job) -> bool:
+        if job.kind == "detect" and self.context.work.study.keep_scores and not self.store.has_scores(job.address):
+            return False
         return job.address in self.found and (job.kind not in TRAINING or self.store.has_model(job.address))
 
     def _ready(self, job: Job) -> bool:

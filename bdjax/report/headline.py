@@ -26,12 +26,19 @@ def unfinished(results: xarray.Dataset) -> str:
     """How much of the study there is, in a sentence; empty where that is all of it."""
     status = results["status"].values
     asked, there = int((status != UNASKED).sum()), int((status >= OK).sum())
-    if there == asked:
+    judged = _counts(results, "detections")
+    if there == asked and judged[0] == judged[1]:
         return ""
-    models = [int(results.attrs.get(name, 0)) for name in ("models_finished", "models")]
-    trained = f"{models[0]:,} of {models[1]:,} models are finished, " if models[1] else ""
-    cells = f"{trained}{there:,} of {asked:,} cells have their numbers"
-    return f"Unfinished: {cells}." if there else f"Nothing to show yet: {cells}."
+    models = _counts(results, "models")
+    parts = [f"{models[0]:,} of {models[1]:,} models are finished"] if models[1] else []
+    parts += [f"{there:,} of {asked:,} cells have their numbers"]
+    parts += [f"{judged[0]:,} of {judged[1]:,} detections are finished"] if judged[1] else []
+    return f"{'Unfinished' if there else 'Nothing to show yet'}: {', '.join(parts)}."
+
+
+def _counts(results: xarray.Dataset, name: str) -> tuple[int, int]:
+    """How many models or detections are finished, and how many were asked for; 0 and 0 where that is not known."""
+    return int(results.attrs.get(f"{name}_finished", 0)), int(results.attrs.get(name, 0))
 
 
 def headline(results: xarray.Dataset, rows: list[Row], bound: float = BOUND) -> list[str]:

@@ -5,6 +5,7 @@ import platform
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import jax
 
@@ -15,12 +16,15 @@ from bdjax.study.jobs import Plan
 from bdjax.study.resolve import Work
 from bdjax.study.study import config
 
+SHARED = ("recipe", "selection", "clean", "clean_ratio", "valid_ratio", "suspects")
+"""Settings of a study that all cells of a folder share, the network and the data aside."""
+
 
 def enter(store: Store, work: Work, planned: Plan) -> None:
     """Write what is asked for into study.json, beside what was asked for before.
 
     Raises:
-        InvalidInput: the folder is of other data or another network.
+        InvalidInput: the folder is of other data, another network, or other settings that all of its cells share.
     """
 
     used = {kind: {card.name: asdict(card) for card in cards} for kind, cards in work.cards().items()}
@@ -31,6 +35,8 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
             given, there = work.base[other], held["base"].get(other)
             text = f"{store.folder} holds a study of {other} {there}, not {given}; give another --out"
             raise InvalidInput(text.replace("\n", " "))
+        if held:
+            _check_shared(store, json.loads(held["attributes"]["config"]), json.loads(config(work.study)))
         key = ("attack", "ratio", "seed", "defense")
         cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
         for cell in planned.cells:
@@ -54,6 +60,14 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
         }
 
     store.update_json("study.json", results.STUDY, change)
+
+
+def _check_shared(store: Store, held: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse to put cells under other settings beside those of a folder, where tables would average over both."""
+    for name in SHARED:
+        if (name != "suspects" or (held["detectors"] and asked["detectors"])) and held[name] != asked[name]:
+            given, there = (f"{name.replace('_', ' ')} {one[name]!r}" for one in (asked, held))
+            raise InvalidInput(f"{store.folder} holds a study of {there}, not {given}; give another --out")
 
 
 def _attributes(work: Work) -> dict[str, str]:

@@ -109,7 +109,9 @@ class _Listing:
             self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
         for text, method in self.work.detectors.items():
             for judges in method.detector.on:
-                name = self._detection(text, judges, common | {"model": undefended})
+                # Training rows without poison are the same under every attack; queries are triggered all the same.
+                sees = bool(victim.count or attack.train or judges == "queries")
+                name = self._detection(text, judges, sees, common | {"model": undefended})
                 one = {"detector": text, "on": judges, "address": name, "model": undefended}
                 self.detections.append(place | one)
 
@@ -207,16 +209,15 @@ class _Listing:
         models = {"clean_model": clean_model, "backdoored": backdoored}
         return self._add(identity, kind="audit", audit=audit, **models, **about)
 
-    def _detection(self, text: str, judges: str, about: dict[str, Any]) -> str:
+    def _detection(self, text: str, judges: str, sees: bool, about: dict[str, Any]) -> str:
         identity = {
             "make": "detection",
             "model": about["model"],
-            "attack": self._attack(about["attack"]),
+            "attack": self._attack(about["attack"] if sees else None),
             "count": about["count"],
             "detector": self.work.detectors[text].spec.identity(),
             "judges": judges,
             "suspects": self.work.scene.suspects,
-            "scores": self.work.study.keep_scores,
             "clean": self.rows,
         }
         return self._add(identity, kind="detect", method=None, detector=text, judges=judges, **about)

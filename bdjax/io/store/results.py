@@ -139,6 +139,8 @@ def load(folder: str | Path) -> xr.Dataset:
     found = table.dataset(index, folder)
     if not index["detections"]:
         return found
+    asked = {one["address"] for one in index["detections"]}
+    found.attrs |= {"detections": len(asked), "detections_finished": len(asked & rows["detect"].keys())}
     whole = {name for name, run in rows["run"].items() if run["status"] == OK}  # a diverged victim has no scores
     return found.merge(_detections(index["detections"], axes, rows["detect"], whole))
 
@@ -202,12 +204,17 @@ class Suspects(NamedTuple):
 
 
 def load_suspects(folder: str | Path) -> dict[tuple[str, str, str], Suspects]:
-    """The most suspect images that each detector found, by (attack, detector, on); of the most poisoned cell."""
-    found = {}
-    for path in sorted((Path(folder) / "suspects").glob("[!.]*.safetensors")):
-        tree, about = load_tree(path)
-        found[about["attack"], about["detector"], about["on"]] = Suspects(**tree)
-    return found
+    """The most suspect images that each detector found, by (attack, detector, on); of the most poisoned cell.
+
+    Raises:
+        InvalidInput: no study is there, or a file is damaged.
+    """
+    asked = read_index(Path(folder))["detections"]
+    kept = {path.stem for path in (Path(folder) / "suspects").glob("[!.]*.safetensors")}
+    shown = sorted((one for one in asked if one["address"] in kept), key=lambda one: (one["ratio"], -one["seed"]))
+    last = {(one["attack"], one["detector"], one["on"]): one["address"] for one in shown}
+    paths = {place: Path(folder) / "suspects" / f"{name}.safetensors" for place, name in last.items()}
+    return {place: Suspects(**load_tree(path)[0]) for place, path in paths.items()}
 
 
 def load_curves(folder: str | Path) -> xr.Dataset:

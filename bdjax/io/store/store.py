@@ -144,6 +144,14 @@ class Store:
         """Whether the model is there; files appear whole or not at all."""
         return self.model_path(name).exists()
 
+    def scores_path(self, name: str) -> Path:
+        """Where the scores of a detection are kept, where a study keeps them."""
+        return self.folder / "scores" / f"{name}.safetensors"
+
+    def has_scores(self, name: str) -> bool:
+        """Whether the scores of a detection were kept."""
+        return self.scores_path(name).exists()
+
     def save_model(self, name: str, trained: Trained, about: dict[str, str]) -> None:
         """Write a model with what it is, as text."""
         save_trained(self.model_path(name), trained, about)
