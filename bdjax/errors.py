@@ -1,4 +1,4 @@
-"""The one error that means: what you gave cannot be used, and here is what can."""
+"""The errors that mean: what you gave cannot be used, and here is what can."""
 
 
 class InvalidInput(ValueError):
@@ -6,3 +6,7 @@ class InvalidInput(ValueError):
 
     The command prints it as one line, `bdjax: ...`, and ends with status 2.
     """
+
+
+class Damaged(InvalidInput):
+    """A file of a study is not what was once written there. A study that runs sets it aside and makes it again."""

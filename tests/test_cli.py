@@ -1,5 +1,6 @@
 """The command: what it refuses and how, what it prints, and how it ends."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -203,7 +204,9 @@ def test_nothing_asked_for_is_answered_with_an_example(refused):
     assert "bdjax run --attacks badnets" in refused("run")
 
 
-@pytest.mark.parametrize("arguments", ["nonsense", "run --nonsense", "list", "list nonsense", "report", "doctor extra"])
+@pytest.mark.parametrize(
+    "arguments", ["nonsense", "run --nonsense", "list", "list nonsense", "report", "doctor one two"]
+)
 def test_what_cannot_be_parsed_keeps_its_box(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments.split())
@@ -381,6 +384,21 @@ def test_a_bug_is_not_hidden(monkeypatch, error):
     monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_python_drops_comes_again(capsys, monkeypatch, number):
+    """As in a callback of the garbage collector, whose exceptions are printed and forgotten."""
+    monkeypatch.setattr(cli, "AGAIN", 0.1)
+
+    def run(self):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        time.sleep(20)
+
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
+    assert cli.main(["doctor"]) == 128 + number
+    assert capsys.readouterr().err.startswith(f"bdjax: stopped by {number.name}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

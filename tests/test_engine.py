@@ -1,5 +1,6 @@
 """A study from end to end: what it gives, what it does not do twice, what it refuses and what it survives."""
 
+import io
 import json
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import chex
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,15 +25,17 @@ from bdjax.data import poison
 from bdjax.defenses import DEFENSES
 from bdjax.engine import chunks, drivers, programs
 from bdjax.errors import InvalidInput
-from bdjax.io.store import results
+from bdjax.io.store import checkpoints, results
 from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.trees import load_trained
 from bdjax.study import resolve
 from bdjax.train import recipes
 from bdjax.types import Attack, Poison, Stage, Trained, Weights
 
 FT, AUDIT = "ft:epochs=2,batch=8,learning_rate=1", "retuning:epochs=1,poisoned=2"
 USUAL = {"defenses": ("none", FT), "audits": (AUDIT,)}
-RESULTS = ("acc", "asr", "ra", "der", "overlap", "status", "retuning_acc", "retuning_asr", "retuning_ra")
+RATES = ("acc", "asr", "ra", "der")
+RESULTS = (*RATES, "overlap", "status", "retuning_acc", "retuning_asr", "retuning_ra")
 
 
 def same(one: xr.Dataset, two: xr.Dataset, names=RESULTS, **where) -> None:
@@ -320,36 +324,77 @@ def first(folder: Path, pattern: str) -> Path:
     return sorted(folder.glob(pattern))[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["study.json", "plan.json", "results/run-*.nc", "results/score-*.nc", "results/audit-*.nc"]
-)
+HARMS = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "emptied": lambda text: b"",
+    "replaced": lambda text: b"[1, 2]",
+    "flipped": lambda text: flip(text, len(text) - 20),
+}
+
+
+def flip(text: bytes, place: int) -> bytes:
+    """One bit of a file is another."""
+    return text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["study.json", "plan.json"])
 @pytest.mark.parametrize("how", ["truncated", "emptied", "replaced"])
-def test_damaged_files_are_named_and_made_again(kept, folder, data, name, how):
-    path = first(folder, name)
+def test_a_damaged_index_is_named(kept, folder, data, name, how):
+    path = folder / name
     text = path.read_bytes()
-    path.write_bytes({"truncated": text[: len(text) // 2], "emptied": b"", "replaced": b"[1, 2]"}[how])
+    path.write_bytes(HARMS[how](text))
+    for act in (bdjax.load, lambda where: bdjax.run(tiny.study(data, **USUAL), where)):
+        with pytest.raises(InvalidInput, match=path.name):
+            act(folder)
+    path.write_bytes(text)
+
+
+@pytest.mark.parametrize("kind", ["run", "score", "audit"])
+@pytest.mark.parametrize("how", HARMS)
+def test_a_damaged_shard_is_named_set_aside_and_made_again(kept, folder, data, kind, how, caplog):
+    path = first(folder, f"results/{kind}-*.nc")
+    whole = path.read_bytes()
+    harmed = HARMS[how](whole) if how != "flipped" else flipped_column(whole)
+    path.write_bytes(harmed)
     with pytest.raises(InvalidInput, match=path.name):
         bdjax.load(folder)
-    with pytest.raises(InvalidInput, match=path.name):
-        bdjax.run(tiny.study(data, **USUAL), folder)
-    path.unlink()
-    if how == "truncated":
-        same(bdjax.run(tiny.study(data, **USUAL), folder), kept[1])
+    same(bdjax.run(tiny.study(data, **USUAL), folder), kept[1])
+    assert f"{path}: damaged" in caplog.text
+    (aside,) = path.parent.glob("*.damaged")
+    assert aside.read_bytes() == harmed
+    aside.unlink()
 
 
-def test_a_truncated_model_is_named_when_it_is_needed(folder, data):
-    victims = {
-        cell["model"] for cell in json.loads((folder / "study.json").read_text())["cells"] if cell["defense"] == "none"
-    }
-    for name in victims:
-        damage(folder / "models" / f"{name}.safetensors")
-    bdjax.run(tiny.study(data, **USUAL), folder)
-    with pytest.raises(InvalidInput, match=r"models/\w+\.safetensors"):
-        bdjax.run(tiny.study(data, defenses=("ft:epochs=1",)), folder)
+def flipped_column(whole: bytes) -> bytes:
+    """A shard with one bit of one of its numbers flipped."""
+    content = io.BytesIO(whole)
+    with h5py.File(content, "r+") as file:
+        columns = [column for column in file.values() if isinstance(column, h5py.Dataset) and not column.is_scale]
+        column = next(column for column in columns if column.dtype == np.float64)
+        values = column[()]
+        values.view(np.uint8)[0] ^= 1
+        column[...] = values
+    return content.getvalue()
 
 
-@pytest.mark.parametrize("harmed", ["about.json", "slot"])
-def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch, harmed):
+@pytest.mark.parametrize("how", HARMS)
+def test_a_damaged_model_is_set_aside_and_made_again_when_it_is_needed(kept, folder, data, how, caplog):
+    cells = json.loads((folder / "study.json").read_text())["cells"]
+    victims = {cell["model"] for cell in cells if cell["defense"] == "none"}
+    paths = [folder / "models" / f"{name}.safetensors" for name in victims]
+    before = {path: load_trained(path)[0] for path in paths}
+    for path in paths:
+        path.write_bytes(HARMS[how](path.read_bytes()))
+    found = bdjax.run(tiny.study(data, defenses=("none", f"ft:epochs={len(how)}")), folder)
+    assert np.isfinite(found["asr"].sel(ratio=0.1)).all()
+    assert all(f"{path}: damaged" in caplog.text for path in paths)
+    for path, trained in before.items():
+        jax.tree.map(np.testing.assert_array_equal, load_trained(path)[0], trained)
+
+
+@pytest.mark.parametrize("harmed", ["about.json", "jobs", "state", "bit"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_chunk_begins_again(data, tmp_path, monkeypatch, harmed, caplog):
+    straight = bdjax.run(tiny.study(data), tmp_path / "straight")
     monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
 
     def stop(self):
@@ -360,17 +405,22 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path, monkeypatch, harmed):
     with pytest.raises(RuntimeError, match="killed"):
         bdjax.run(tiny.study(data), tmp_path / "out")
     monkeypatch.setattr(chunks._Run, "run", original)
-    kept = first(tmp_path, "out/checkpoints/*/about.json").parent
-    if harmed == "slot":
-        for path in kept.glob(f"{json.loads((kept / 'about.json').read_text())['slot']}/**/*"):
-            if path.is_file():
-                damage(path)
+    kept = first(tmp_path, "out/checkpoints/*/*/about.json").parent
+    about = json.loads((kept / "about.json").read_text())
+    files = [path for path in kept.glob(f"{about['state']}/**/*") if path.is_file()]
+    if harmed == "state":
+        for path in files:
+            damage(path)
+    elif harmed == "bit":
+        largest = max(files, key=lambda path: path.stat().st_size)
+        text = largest.read_bytes()
+        largest.write_bytes(flip(text, len(text) // 2))
+    elif harmed == "jobs":
+        (kept / "about.json").write_text(json.dumps(about | {"jobs": []}))
     else:
         damage(kept / harmed)
-    with pytest.raises(InvalidInput, match=kept.name):
-        bdjax.run(tiny.study(data), tmp_path / "out")
-    shutil.rmtree(kept)
-    bdjax.run(tiny.study(data), tmp_path / "out")
+    same(bdjax.run(tiny.study(data), tmp_path / "out"), straight, RATES)
+    assert f"{kept}: damaged" in caplog.text
 
 
 ORIGINAL_RUN = chunks._Run.run
@@ -554,13 +604,13 @@ def test_checkpoints_keep_types_and_shapes(tmp_path):
         "pair": (jnp.zeros((3, 0)), [jnp.arange(3, dtype=jnp.int8)]),
         "flag": jnp.asarray([True, False, True]),
     }
-    checkpoint = Checkpoint(tmp_path / "one")
-    assert checkpoint.about() is None
+    checkpoint = Checkpoint(tmp_path / "one", "writer")
+    like = jax.eval_shape(lambda: state | {"step": jnp.zeros(3, int)})
+    assert checkpoint.load(lambda position: like) is None
     for step in range(3):
-        checkpoint.save(state | {"step": jnp.full(3, step)}, {"jobs": ["a"], "step": step})
-        assert checkpoint.about()["step"] == step
-        found = checkpoint.restore(jax.eval_shape(lambda: state | {"step": jnp.zeros(3, int)}))
-        assert found["step"].tolist() == [step] * 3
+        checkpoint.save(state | {"step": jnp.full(3, step)}, ["a"], AT | {"step": step})
+        position, found = checkpoint.load(lambda position: like)
+        assert position["step"] == step and found["step"].tolist() == [step] * 3
     assert jax.tree.structure(found) == jax.tree.structure(state | {"step": 0})
     np.testing.assert_array_equal(jax.random.key_data(found["keys"]), jax.random.key_data(state["keys"]))
     assert found["pair"][0].shape == (3, 0) and found["pair"][1][0].dtype == jnp.int8
@@ -568,9 +618,9 @@ def test_checkpoints_keep_types_and_shapes(tmp_path):
 
 
 def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tmp_path / "one")
+    checkpoint = Checkpoint(tmp_path / "one", "writer")
     for step in range(2):
-        checkpoint.save({"step": jnp.full(3, step)}, {"jobs": ["a"], "step": step})
+        checkpoint.save({"step": jnp.full(3, step)}, ["a"], AT | {"step": step})
 
     def killed(*_):
         raise SystemExit
@@ -579,10 +629,48 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, mo
         with monkeypatch.context() as patch:
             patch.setattr(where, killed)
             with pytest.raises(SystemExit):
-                checkpoint.save({"step": jnp.full(3, 9)}, {"jobs": ["a"], "step": 9})
-        found = Checkpoint(tmp_path / "one")
-        assert found.about()["step"] == 1
-        assert found.restore({"step": jnp.zeros(3, int)})["step"].tolist() == [1, 1, 1]
+                checkpoint.save({"step": jnp.full(3, 9)}, ["a"], AT | {"step": 9})
+        position, found = Checkpoint(tmp_path / "one", "other").load(lambda position: {"step": jnp.zeros(3, int)})
+        assert position["step"] == 1 and found["step"].tolist() == [1, 1, 1]
+
+
+AT = {"stage": 0, "epoch": 0, "step": 0}
+
+
+def test_a_writer_that_wakes_up_changes_nothing_of_its_successors_checkpoint(tmp_path, monkeypatch):
+    """Stopped between its state and its marker, it goes on after another writer has come further."""
+    like = {"step": jnp.zeros(3, int)}
+    first, second = (Checkpoint(tmp_path / "one", name) for name in ("first", "second"))
+    write = checkpoints.write_atomically
+
+    def stopped(path, put):
+        monkeypatch.setattr(checkpoints, "write_atomically", write)
+        second.save({"step": jnp.full(3, 200)}, ["a"], AT | {"step": 200})
+        write(path, put)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", stopped)
+    first.save({"step": jnp.full(3, 10)}, ["a"], AT | {"step": 10})
+    for reader in (first, second, Checkpoint(tmp_path / "one", "third")):
+        position, found = reader.load(lambda position: like)
+        assert position["step"] == 200 and found["step"].tolist() == [200] * 3
+
+
+def test_a_chunk_that_was_taken_over_is_given_up(data, tmp_path, monkeypatch):
+    """Between two calls of its program another writer takes the claims and then gives them back undone."""
+    straight = bdjax.run(tiny.study(data, ratios=(0.1,)), tmp_path / "straight")
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
+    heed, taken = chunks._Run._heed, []
+
+    def interrupted(self, carry):
+        if not taken:
+            taken.extend(self.names)
+            for path in (tmp_path / "out" / "claims").glob("*.claim"):
+                path.write_text("another")  # which is dead by the next round
+        return heed(self, carry)
+
+    monkeypatch.setattr(chunks._Run, "_heed", interrupted)
+    same(bdjax.run(tiny.study(data, ratios=(0.1,)), tmp_path / "out"), straight, RATES)
+    assert taken
 
 
 def test_a_writer_takes_its_share_of_what_is_missing(data, tmp_path, monkeypatch):

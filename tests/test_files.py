@@ -1,5 +1,6 @@
 """Files written whole or not at all, names for them, and trees of arrays that survive them."""
 
+import json
 import os
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from bdjax.errors import InvalidInput
+from bdjax.io.checksums import checksum
 from bdjax.io.files import check_memory, slug, write_atomically
 from bdjax.io.foreign.torch_files import load_state_dict
 from bdjax.io.store.trees import load_trained, load_tree, save_trained, save_tree
@@ -116,7 +118,8 @@ def test_damaged_trees(tmp_path):
         b"",
         b"text",
         b"\xff" * 100,
-        whole.replace(b"bdjax.layout", b'bdjax.layou"'),
+        whole.replace(b"checksum", b"checksun"),
+        whole[:-1] + bytes([whole[-1] ^ 1]),
     ):
         path.write_bytes(damage)
         with pytest.raises(InvalidInput, match="not a whole safetensors file") as caught:
@@ -133,7 +136,9 @@ def test_layouts_that_lie(tmp_path):
     layouts = ["[]", "{", '{"empty": [], "keys": {"b": "threefry2x32"}}', '{"empty": [3], "keys": {}}']
     layouts += ['{"empty": ["a/b"], "keys": {}}', '{"empty": [], "keys": {"a": "threefry2x32"}}']
     for layout in layouts:
-        save_file({"a": np.ones(2)}, path, {"bdjax.layout": layout})
+        text = json.dumps({"about": {}, "layout": json.loads(layout) if layout != "{" else "{"})
+        own = {"text": text, "checksum": checksum({"a": np.ones(2)}, text)}
+        save_file({"a": np.ones(2)}, path, {"bdjax": json.dumps(own)})
         with pytest.raises(InvalidInput, match="not a whole safetensors file"):
             load_tree(path)
 

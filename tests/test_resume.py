@@ -5,6 +5,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,16 @@ import pytest
 import tiny
 
 import bdjax
+from bdjax import cli
 from bdjax.engine import chunks
+from bdjax.engine import run as engine
 from bdjax.errors import InvalidInput
 from bdjax.io.store import results, store
 from bdjax.io.store.checkpoints import Checkpoint
 from bdjax.io.store.store import Store
 from bdjax.io.store.trees import load_trained
+from bdjax.study.jobs import plan
+from bdjax.study.resolve import resolve
 
 STUDY = {"recipe": "epochs=12,batch=32,learning_rate=0.05", "defenses": ["none", "ft:epochs=20,batch=8"]}
 STEPS = (2 * 2 * 12 * 5) + (4 * 20 * 5)
@@ -70,7 +75,8 @@ def same(one, two) -> None:
 def child(data: Path, out: Path, **options):
     """A process that runs the study."""
     asked = {"data": str(data), "out": str(out), "study": STUDY} | options
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    places = (Path(__file__).parent, Path(bdjax.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
     command = [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(asked)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -91,7 +97,7 @@ def wait_for(process, wanted, seconds: float = 120.0) -> None:
 
 def positions(out: Path) -> list[dict]:
     found = []
-    for path in out.glob("checkpoints/*/about.json"):
+    for path in out.glob("checkpoints/*/*/about.json"):
         with contextlib.suppress(FileNotFoundError):
             found.append(json.loads(path.read_text())["position"])
     return found
@@ -161,9 +167,8 @@ def test_every_driver_resumes_in_any_stage(data, tmp_path, monkeypatch, driver, 
         patch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
         save = Checkpoint.save
 
-        def killed(self, state, about):
-            save(self, state, about)
-            held = about["position"]
+        def killed(self, state, jobs, held):
+            save(self, state, jobs, held)
             if list((tmp_path / "out" / "models").iterdir()) and (held["stage"], held["epoch"], held["step"]) == at:
                 raise SystemExit
 
@@ -286,3 +291,65 @@ def test_a_disk_that_is_really_full(alone, data, small_disk, tmp_path):
         name: held[0] for name, held in kept.items()
     }
     same((bdjax.run(tiny.study(data, **STUDY, driver="shard"), moved), moved), alone)
+
+
+def test_temporary_files_of_the_dead_are_swept_up(tmp_path):
+    with Store(tmp_path) as living:
+        del living
+        names = {"dead": dead_process(), "mine": os.getpid(), "young": dead_process()}
+        paths = {who: tmp_path / "models" / f".abc.{number}-0123abcd.safetensors" for who, number in names.items()}
+        paths["young"] = tmp_path / f".plan.{names['young']}-0123abcd.json"
+        for who, path in paths.items():
+            path.write_text("half")
+            age = 0 if who == "young" else 2 * store.SILENCE
+            os.utime(path, (time.time() - age,) * 2)
+        with Store(tmp_path):
+            assert {who for who, path in paths.items() if path.exists()} == {"mine", "young"}
+
+
+def test_a_sign_from_the_future_holds_nothing(tmp_path):
+    """Of a host whose clock was a day ahead."""
+    with Store(tmp_path) as mine, Store(tmp_path) as other:
+        assert other.claim(["a"]) == ["a"]
+        sign = tmp_path / "claims" / f"{other.writer}.writer"
+        sign.write_text(f"{dead_process()} elsewhere")
+        os.utime(sign, (time.time() + 86400,) * 2)
+        assert mine.owner(["a"]) is None and mine.claim(["a"]) == ["a"]
+
+
+def test_whoever_waits_says_for_whom(alone, data, tmp_path, monkeypatch):
+    """Another host's writer holds all claims, gives signs of life for a while, and then is silent."""
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(engine, "WAITING", 2)
+    study = tiny.study(data, seeds=(0,), ratios=(0.1,))
+    recorder, told = Steps(), []
+    with Store(tmp_path) as other:
+        names = [job.address for job in plan(resolve(study)).jobs]
+        other.claim(names)
+
+        def note(text):
+            told.append(text)
+            other.release(names)
+
+        recorder.note = note
+        bdjax.run(study, tmp_path, recorder)
+        (text,) = told
+        assert re.fullmatch(f"2 results are missing; waiting for {other.writer}, last seen [0-9] s ago", text)
+
+
+def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    bdjax.run(tiny.study(data, **STUDY), out)
+    assert cli.main(["doctor", str(out)]) == 0 and "nothing is damaged" in capsys.readouterr().out
+    model, shard = sorted(out.glob("models/*"))[0], sorted(out.glob("results/run-*"))[0]
+    text = model.read_bytes()
+    model.write_bytes(text[:-1] + bytes([text[-1] ^ 1]))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    (out / ".plan.1-0123abcd.json").write_text("half")
+    assert cli.main(["doctor", str(out)]) == 2
+    found = capsys.readouterr()
+    assert found.err == f"bdjax: {out}: 2 damaged; run the study again with this folder, which makes them again\n"
+    for line in (f"damaged: {shard}: ", f"damaged: {model}: ", f"left over: {out / '.plan.1-0123abcd.json'}: "):
+        assert sum(one.startswith(line) for one in found.out.splitlines()) == 1
+    bdjax.run(tiny.study(data, **STUDY), out)
+    assert cli.main(["doctor", str(out)]) == 0

@@ -287,9 +287,8 @@ def test_a_search_that_was_killed_goes_on(data, tmp_path, monkeypatch, selection
         patch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
         save = Checkpoint.save
 
-        def killed(self, state, about):
-            save(self, state, about)
-            held = about["position"]
+        def killed(self, state, jobs, held):
+            save(self, state, jobs, held)
             if (held["stage"], held["epoch"], held["step"]) == at:
                 raise SystemExit
 

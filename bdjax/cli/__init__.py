@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 
 from bdjax.errors import InvalidInput
 
+AGAIN = 1.0
+"""Seconds after which a signal that ends the command comes again, until the command is gone."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status (see `status`)."""
@@ -78,21 +81,32 @@ def _command(arguments: list[str]):
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint."""
+    """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint.
+
+    Where Python drops what a handler raises, as in callbacks of its garbage collector, the signal comes again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    again: list[threading.Timer] = []
 
     def stop(number: int, _) -> None:
+        again.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
+        again[-1].daemon = True
+        again[-1].start()
         error = KeyboardInterrupt()
         error.number = number
         raise error
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for timer in again:
+            timer.cancel()
 
 
 def _unusable(error: OSError) -> int:

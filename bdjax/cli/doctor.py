@@ -1,9 +1,15 @@
-"""`bdjax doctor`: what this machine has and what bdjax would choose on it."""
+"""`bdjax doctor`: what this machine has and what bdjax would choose on it, or what is wrong with a study's folder."""
 
 import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bdjax.errors import InvalidInput
 
 PACKAGES = (
     "bdjax",
@@ -33,16 +39,34 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Doctor:
-    """Show versions, devices, memory, datasets found, and the drivers chosen and why."""
+    """Show versions, devices, memory, datasets found, and the drivers chosen and why; or check a study's folder."""
+
+    folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
+    """A study's folder: what in it is damaged, belongs to no cell or was left over. Status 2 if any is damaged."""
 
     def run(self) -> None:
         """See the class."""
+        if self.folder is not None:
+            _examine(self.folder)
+            return
         from bdjax.cli.conduct import keep_compiled, use_cores
 
         use_cores()
         keep_compiled()
         for part in (_versions, _devices, _datasets, _drivers):
             part()
+
+
+def _examine(folder: Path) -> None:
+    from bdjax.io.store.examine import examine
+
+    found = list(examine(folder))
+    for finding in found:
+        print(f"{finding.kind}: {finding.path}: {finding.about}")
+    damaged = sum(finding.kind == "damaged" for finding in found)
+    if damaged:
+        raise InvalidInput(f"{folder}: {damaged} damaged; run the study again with this folder, which makes them again")
+    print(f"{folder}: nothing is damaged")
 
 
 def _versions() -> None:

@@ -1,8 +1,8 @@
 """One chunk of cells from its jobs to its files: drawn, taken through its stages, scored or audited."""
 
-import signal
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from bdjax.cells import functions, lift
 from bdjax.cells.functions import Cell, Shared, scalars
 from bdjax.engine import detections, samples
 from bdjax.engine.programs import Context
+from bdjax.engine.signals import Interrupted
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import Checkpoint
 from bdjax.io.store.store import address
-from bdjax.io.store.trees import load_tree, save_tree
+from bdjax.io.store.trees import save_tree
 from bdjax.keys import root, stream
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
@@ -26,14 +27,6 @@ from bdjax.types import PyTree, Trained, Weights, real
 CHECKPOINT_SECONDS = 120.0
 CALL_SECONDS = 2.0
 """How often a running chunk is checkpointed, and how long one call of a compiled program should take."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The study was told to stop; the running chunk is checkpointed."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 def run(context: Context, group: Group, jobs: list[Job]) -> None:
@@ -47,6 +40,7 @@ def run(context: Context, group: Group, jobs: list[Job]) -> None:
         cells = cells.replace(left=functions.left_before(group.scene, cells))
     stage_run = _Run(context, group, cells, shared, jobs)
     trained, finite = stage_run.run() if group.stages else (None, None)
+    context.store.check_claims([job.address for job in jobs])
     if group.kind == "audit":
         _audit(context, group, jobs, cells.replace(left=trained), shared)
     elif group.kind == "detect":
@@ -86,7 +80,7 @@ def _shared(context: Context, group: Group) -> Shared:
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
             save_tree(path, made, {"attack": text})
-        made = jax.tree.map(jnp.asarray, load_tree(path)[0])
+        made = jax.tree.map(jnp.asarray, context.store.load_assets(group.assets))
         context.assets[group.assets] = lift.everywhere(made, context.mesh)
     return context.shared.replace(assets=context.assets[group.assets])
 
@@ -120,13 +114,16 @@ class _Run:
         self.context, self.group, self.cells, self.shared = context, group, cells, shared
         self.count, self.names = len(jobs), [job.address for job in jobs]
         name = address([group.key, group.capacity, context.driver, self.names])
-        self.checkpoint = Checkpoint(context.store.folder / "checkpoints" / name)
-        about = self.checkpoint.about()
-        self.resumed = about is not None
-        self.position = _Position(**about["position"]) if about else _Position()
+        self.checkpoint = Checkpoint(context.store.folder / "checkpoints" / name, context.store.writer)
+        position, self.resumed = self.checkpoint.load(self._shapes) or ({}, None)
+        self.position = _Position(**position)
         self.saved = time.perf_counter()
         self.length = 4  # steps a call, adapted to CALL_SECONDS
         self.steps = group.steps
+
+    def _shapes(self, position: dict[str, Any]) -> PyTree:
+        """What a checkpoint at a position holds."""
+        return self.group.checkpoints[_Position(**position).stage]
 
     def _call(self, kind: str, index: int, states: PyTree, *args: int):
         program = self.group.programs[f"{kind} {index}"]
@@ -146,9 +143,8 @@ class _Run:
     def _begin(self, index: int, trained: Trained | None) -> PyTree:
         if trained is not None:
             self.cells = self.cells.replace(left=trained)
-        if self.resumed:
-            self.resumed = False
-            carry, left = self.checkpoint.restore(self.group.checkpoints[index])
+        if self.resumed is not None:
+            (carry, left), self.resumed = self.resumed, None
             self.cells = self.cells.replace(left=left)
             return carry
         carry = self._call("begin", index, ())[1]
@@ -189,7 +185,8 @@ class _Run:
         told = self.context.told()
         if not told and time.perf_counter() - self.saved < CHECKPOINT_SECONDS:
             return
-        self.checkpoint.save((carry, self.cells.left), {"jobs": self.names, "position": asdict(self.position)})
+        self.context.store.check_claims(self.names)
+        self.checkpoint.save((carry, self.cells.left), self.names, asdict(self.position))
         self.saved = time.perf_counter()
         if told:
             raise Interrupted(told)

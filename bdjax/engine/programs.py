@@ -11,6 +11,7 @@ import numpy as np
 from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
 from bdjax.engine.progress import Progress
+from bdjax.engine.signals import Interrupted
 from bdjax.errors import InvalidInput
 from bdjax.io.store import results
 from bdjax.io.store.store import Store
@@ -131,6 +132,8 @@ def _compile(context: Context, group: Group, cell: Cell, shared: Shared, size: i
         return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
 
     def compiled(name: str, states: PyTree, cells: PyTree):
+        if context.told():  # a compilation cannot be cut short, but the next one need not begin
+            raise Interrupted(context.told())
         same = _identity(group, name, (states, cells))
         if same not in known:
             program = lift.Program(cell_function(group, name), context.driver, context.mesh)

@@ -26,6 +26,9 @@ class Progress(Protocol):
     def scored(self, label: str, acc: float, asr: float) -> None:
         """Models were scored: their mean figures, NaN where none counts."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know, such as for whom this process waits."""
+
     def end(self) -> None:
         """The study ends or is interrupted."""
 
@@ -90,6 +93,10 @@ class Terminal(Silent):
         """See Progress."""
         self._bars.update(self._task, figures=f"{label}: ACC {acc:.3f} ASR {asr:.3f}")
 
+    def note(self, text: str) -> None:
+        """See Progress."""
+        self._bars.console.print(f"bdjax: {text}", markup=False, highlight=False)
+
     def end(self) -> None:
         """See Progress."""
         self._bars.stop()
@@ -124,6 +131,10 @@ class Lines(Silent):
         """See Progress."""
         self._done += models
         self._tell()
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+        print(f"bdjax: {text}", file=sys.stderr, flush=True)
 
     def _tell(self) -> None:
         now = time.perf_counter()

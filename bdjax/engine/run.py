@@ -13,13 +13,14 @@ import xarray as xr
 from bdjax.cells import lift, memory
 from bdjax.cells.functions import Shared
 from bdjax.engine import chunks, drivers, programs, signals
-from bdjax.engine.chunks import Interrupted
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Progress, Silent
-from bdjax.errors import InvalidInput
+from bdjax.engine.signals import Interrupted
+from bdjax.errors import Damaged, InvalidInput
+from bdjax.io.files import set_aside
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
-from bdjax.io.store.store import Store
+from bdjax.io.store.store import ClaimLost, Store
 from bdjax.models.parts import convolution
 from bdjax.study import Study, index
 from bdjax.study.groups import Group, groups
@@ -28,6 +29,9 @@ from bdjax.study.resolve import Work, resolve
 
 POLL_SECONDS = 1.0
 """How often a writer that has nothing to do looks whether another one has finished."""
+
+WAITING = 60
+"""After so many looks in vain it says for whom it waits, and again after as many."""
 
 
 def run(study: Study, out: str | Path | None = None, progress: Progress | None = None) -> xr.Dataset:
@@ -128,12 +132,25 @@ class _Runner:
         self.store.update_json("plan.json", results.PLAN, change)
 
     def _run(self) -> None:
+        waited = 0
         while any(not self._done(job) for group in self.groups for job in group.jobs):
-            if not any([self._run_group(group) for group in self._round()]):
-                self._heed()
-                time.sleep(POLL_SECONDS)  # another writer has the rest
-                self._look()
+            worked = any([self._run_group(group) for group in self._round()])
+            waited = 0 if worked else waited + 1
+            if not worked:
+                self._wait(waited)
+        self._heed()
         sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
+
+    def _wait(self, waited: int) -> None:
+        """Let another writer go on, which has all the rest; say for whom once in WAITING polls."""
+        self._heed()
+        if waited % WAITING == 0:
+            left = [job.address for group in self.groups for job in group.jobs if not self._done(job)]
+            owner = self.store.owner(left)
+            whom = f"{owner[0]}, last seen {owner[1]:.0f} s ago" if owner else "another writer"
+            self.context.progress.note(f"{len(left)} results are missing; waiting for {whom}")
+        time.sleep(POLL_SECONDS)
+        self._look()
 
     def _round(self) -> Iterator[Group]:
         """All groups in order, scores also after each training group, so that figures appear early."""
@@ -148,8 +165,15 @@ class _Runner:
         for kind in results.KINDS:
             for path in results.shards(self.store.folder, kind):
                 if path not in self.read:
-                    self.found |= set(results.read_shard(path))
                     self.read.add(path)
+                    self.found |= self._addresses(path)
+
+    def _addresses(self, path: Path) -> set[str]:
+        try:
+            return set(results.read_shard(path))
+        except Damaged as error:
+            set_aside(path, error)
+            return set()
 
     def _done(self, job: Job) -> bool:
         if job.kind == "detect" and self.context.work.study.keep_scores and not self.store.has_scores(job.address):
@@ -166,10 +190,16 @@ class _Runner:
 
     def _run_group(self, group: Group) -> bool:
         """Do those of a group's jobs that are missing, ready and free; whether there were any."""
+        try:
+            return self._run_chunks(group)
+        except Damaged:  # what it needs is set aside, and has to be made again first
+            return True
+
+    def _run_chunks(self, group: Group) -> bool:
         left = [job for job in group.jobs if not self._done(job) and self._ready(job)]
         worked = False
         while left:
-            if not group.capacity and not self._prepare(group, left[0]):
+            if not group.programs and not self._prepare(group, left[0]):
                 break
             chunk = self._next(group, left)
             left = [job for job in left if job not in chunk]
@@ -182,7 +212,7 @@ class _Runner:
         """The jobs of a chunk that was left in the middle, else this writer's share of those that are missing."""
         for _, names in unfinished(self.store.folder / "checkpoints"):
             chunk = [job for job in left if job.address in names]
-            if len(chunk) == len(names) <= group.capacity:
+            if chunk and len(chunk) == len(names) <= group.capacity:
                 return chunk
         if self.context.driver == "vmap":  # which takes as long for fewer cells
             return left[: group.capacity]
@@ -211,5 +241,7 @@ class _Runner:
                 chunks.run(self.context, group, chunk)
                 self.found |= {job.address for job in chunk}
             return bool(chunk)
+        except ClaimLost:  # this process was stopped for so long that another one goes on with the chunk
+            return True
         finally:
             self.store.release(taken)

@@ -14,6 +14,8 @@ import numpy as np
 from bdjax.cells import lift
 from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.data import images, sources
+from bdjax.errors import Damaged
+from bdjax.io.files import set_aside
 from bdjax.io.store.store import Store, address
 from bdjax.io.store.trees import load_tree, save_tree
 from bdjax.types import Data
@@ -39,13 +41,22 @@ def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells:
     for text in dict.fromkeys(texts):
         path = store.folder / "samples" / f"{address(text)}.safetensors"
         count, place = max((count, -place) for place, count in enumerate(counts) if texts[place] == text)
-        if path.exists() and int(load_tree(path)[1]["count"]) >= count:
+        if _stored(path) >= count:
             continue
         clean, triggered = jax.device_get(_pictures(scene, lift.pick(cells, -place), shared))
         found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
         figures = json.dumps({name: float(value) for name, value in found.items()})
         about = {"attack": text, "count": str(count), "figures": figures}
         save_tree(path, {"clean": clean, "triggered": triggered}, about)
+
+
+def _stored(path: Path) -> int:
+    """The poisoned rows of the cell whose pictures are stored; -1 where there are none."""
+    try:
+        return int(load_tree(path)[1]["count"]) if path.exists() else -1
+    except (Damaged, KeyError, ValueError) as error:
+        set_aside(path, error)
+        return -1
 
 
 def _pictures(scene: Scene, cell: Cell, shared: Shared):

@@ -6,6 +6,14 @@ import threading
 from collections.abc import Iterator
 
 
+class Interrupted(KeyboardInterrupt):
+    """The study was told to stop; the running chunk is checkpointed."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
 @contextlib.contextmanager
 def noted() -> Iterator[list[int]]:
     """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread."""

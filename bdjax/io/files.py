@@ -1,6 +1,8 @@
 """Writing so that a reader sees the whole file or none, and names that are safe in a path."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -8,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bdjax.errors import InvalidInput
+
+DAMAGED = ".damaged"
+"""How the names of files end that were set aside."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -34,6 +39,17 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def set_aside(path: Path, reason: object) -> Path:
+    """Rename what is damaged so that nobody reads it again and it can be looked at; say so in one line on stderr."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{DAMAGED}")
+    with contextlib.suppress(FileNotFoundError):  # another writer has just done so
+        path.rename(aside)
+    why = " ".join(str(reason).split())[:160]
+    logging.getLogger("bdjax").warning("bdjax: %s: damaged (%s); kept as %s and made again", path, why, aside.name)
+    return aside
 
 
 def slug(text: str) -> str:

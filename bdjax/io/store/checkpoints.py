@@ -4,75 +4,90 @@ import errno
 import json
 import logging
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from bdjax.errors import InvalidInput
-from bdjax.io.files import write_atomically
+from bdjax.io.checksums import checksum
+from bdjax.io.files import DAMAGED, set_aside, write_atomically
 from bdjax.io.store.store import read_json
 from bdjax.types import Array, PyTree
 
+PLACE = ("stage", "epoch", "step")
+"""What of a position says how far a chunk has come."""
+
 
 class Checkpoint:
-    """The one running checkpoint of a chunk of cells.
+    """The running checkpoint of a chunk of cells, of every writer its own: FOLDER/WRITER/TOKEN and a marker beside it.
 
-    Two slots are written in turn and the marker names the whole one, so a kill in the middle of a write loses nothing.
+    A state is written under a name that no other has, and then the marker names it, so a kill in the middle of a write
+    loses nothing, and a writer that was stopped and wakes up cannot put its state or its marker over those of the
+    writer that went on in its place.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, writer: str):
         self.folder = folder.resolve()
+        self._own = self.folder / writer
 
-    def save(self, state: PyTree, about: dict) -> None:
-        """Write the state, a tree of arrays and typed random keys, and what it is, JSON-serialisable.
+    def save(self, state: PyTree, jobs: list[str], position: dict[str, Any]) -> None:
+        """Write the state, a tree of arrays and typed random keys, of which jobs it is, and where in them it stands.
 
         Raises:
             OSError: the disk is full.
         """
-        held = self.about()
-        slot = 1 - held["slot"] if held else 0
-        path = self.folder / str(slot)
-        for left in self.folder.glob(f"{slot}*"):  # what a kill has left of a write included
-            shutil.rmtree(left)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_hex(8)
+        arrays = jax.device_get(_numbered(jax.tree.map(_numbers, state)))
+        self._own.mkdir(parents=True, exist_ok=True)
         try:
             with _checkpointer() as checkpointer:
-                checkpointer.save(path, jax.device_get(_numbered(jax.tree.map(_numbers, state))))
+                checkpointer.save(self._own / token, arrays)
         except ValueError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
-        text = json.dumps(about | {"slot": slot})
-        write_atomically(self.folder / "about.json", lambda marker: marker.write_text(text))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._own / token)) from None
+        text = json.dumps({"jobs": jobs, "position": position, "state": token, "checksum": checksum(arrays)})
+        write_atomically(self._own / "about.json", lambda marker: marker.write_text(text))
+        for left in self._own.iterdir():  # earlier states, and what a kill has left of a write
+            if left.name not in (token, "about.json"):
+                shutil.rmtree(left, ignore_errors=True)
 
-    def about(self) -> dict | None:
-        """What the checkpoint is of; None where there is none.
+    def load(self, like: Callable[[dict[str, Any]], PyTree]) -> tuple[dict[str, Any], PyTree] | None:
+        """The position and state of whichever writer came furthest; None where there is no whole checkpoint.
 
-        Raises:
-            InvalidInput: its marker is damaged.
+        A damaged one is set aside under a name that ends in `.damaged`.
+
+        Args:
+            like: gives the shapes of the state that stands at a position, or raises where that cannot be one.
         """
-        return read_json(self.folder / "about.json", ("slot",))
+        for path, about in sorted(
+            _marked(self.folder.glob("*/about.json")), key=lambda found: _place(found[1]), reverse=True
+        ):
+            try:
+                return about["position"], self._restore(
+                    path / about["state"], about["checksum"], like(about["position"])
+                )
+            except FileNotFoundError:  # its writer has just written the next one, or is done
+                continue
+            except (ValueError, KeyError, OSError, TypeError, IndexError) as error:
+                set_aside(path, error)
+        return None
 
-    def restore(self, like: PyTree) -> PyTree:
-        """The state, in the shapes of `like`, on one device.
-
-        Raises:
-            InvalidInput: the checkpoint is damaged or of another shape.
-        """
-        path = self.folder / str(self.about()["slot"])
+    def _restore(self, path: Path, expected: str, like: PyTree) -> PyTree:
+        """The state at `path`, in the shapes of `like`, on one device."""
+        if not path.is_dir():
+            raise FileNotFoundError(path)
         shapes = jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), like)
         blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-        try:
-            with _checkpointer() as checkpointer:
-                found = checkpointer.restore(path, _numbered(blank))
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            reason = str(error).splitlines()[0][:100]
-            raise InvalidInput(
-                f"{self.folder}: not a checkpoint of this study ({reason}); remove that folder"
-            ) from None
+        with _checkpointer() as checkpointer:
+            found = checkpointer.restore(path, _numbered(blank))
+        if checksum(found) != expected:
+            raise ValueError(f"{path}: the checksum is another")
         leaves, structure = jax.tree.flatten(blank)
         leaves = [found.get(str(index), leaf) for index, leaf in enumerate(leaves)]
         state = jax.device_put(jax.tree.unflatten(structure, leaves), jax.local_devices()[0])
@@ -83,6 +98,33 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def marker(path: Path) -> dict[str, Any] | None:
+    """What a marker says; None where there is none. A damaged one is set aside with the checkpoint that it is of."""
+    wrong = fault(path)
+    if wrong:
+        set_aside(path.parent, wrong)
+        return None
+    return read_json(path)
+
+
+def fault(path: Path) -> str:
+    """What is wrong with a marker; "" where nothing is, or where there is none any more."""
+    try:
+        about = read_json(path, ("jobs", "position", "state", "checksum"))
+        if about is None:
+            return ""
+        names, place = about["jobs"], _place(about)
+        whole = names and all(isinstance(name, str) for name in names) and all(isinstance(one, int) for one in place)
+        texts = all(isinstance(about[name], str) and "/" not in about[name] for name in ("state", "checksum"))
+        return "" if whole and texts and about["state"] else "its marker says what cannot be"
+    except (InvalidInput, KeyError, TypeError, RecursionError) as error:
+        return str(error)
+
+
+def _place(about: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(about["position"][name] for name in PLACE)
+
+
 def sweep_up(folder: Path, done: Callable[[str], bool]) -> None:
     """Remove the checkpoints in `folder` whose jobs, named in what they are of, are all done: no chunk needs them."""
     for path, names in unfinished(folder):
@@ -91,9 +133,17 @@ def sweep_up(folder: Path, done: Callable[[str], bool]) -> None:
 
 
 def unfinished(folder: Path) -> list[tuple[Path, list[str]]]:
-    """The checkpoints in `folder`, each with the jobs that it is of."""
-    found = [(path.parent, read_json(path, ("jobs",))) for path in sorted(folder.glob("*/about.json"))]
-    return [(path, about["jobs"]) for path, about in found if about]  # another writer may just have removed it
+    """The checkpoints of chunks in `folder`, each with the jobs that it is of."""
+    found = {path.parent: about["jobs"] for path, about in _marked(sorted(folder.glob("*/*/about.json")))}
+    return list(found.items())
+
+
+def _marked(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of writers with a whole marker, and what it says; those that were set aside are left out."""
+    for path in paths:
+        about = marker(path) if path.parent.suffix != DAMAGED else None
+        if about:
+            yield path.parent, about
 
 
 def _numbered(state: PyTree) -> dict[str, Array]:

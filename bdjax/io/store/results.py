@@ -16,7 +16,8 @@ import numpy as np
 import xarray as xr
 
 from bdjax.cards import split
-from bdjax.errors import InvalidInput
+from bdjax.errors import Damaged, InvalidInput
+from bdjax.io.checksums import checksum
 from bdjax.io.files import write_atomically
 from bdjax.io.store.store import address, read_json
 from bdjax.io.store.trees import load_tree
@@ -25,6 +26,9 @@ from bdjax.metrics.detection import FIGURES, GRID
 
 OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
 """What `status` says of a cell: has its numbers, became NaN in training, not run, not asked for."""
+
+CHECKSUM = "checksum"
+"""The attribute of a shard, and of its group of curves, over all columns in it."""
 
 KINDS = ("run", "score", "audit", "detect")
 STUDY = ("base", "attributes", "defenses", "cards", "cells", "detections")
@@ -60,6 +64,7 @@ def _fill(group, columns: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> N
     for dim, size in sizes.items():
         words = f"This is a netCDF dimension but not a netCDF variable. {size:10d}"  # the format's own
         group.create_dataset(dim, (size,), ">f4").make_scale(words)
+    group.attrs[CHECKSUM] = checksum({name: value for name, (_, value) in columns.items()})
     for name, (dims, value) in columns.items():
         text = value.dtype.kind == "U"
         column = group.create_dataset(name, data=value.astype(h5py.string_dtype()) if text else value)
@@ -76,19 +81,39 @@ def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
     """The rows of a shard by address: {column: value}; or their curves, {name: values by epoch}.
 
     Raises:
-        InvalidInput: the shard is damaged.
+        Damaged: the shard is not what was written.
     """
     import h5py  # several times faster than by way of xarray
 
     try:
         with h5py.File(path) as file:
-            names = file["address"].asstr()[()].tolist()
-            table = file.get("curves", {}) if curves else file
-            values = {name: value for name, value in table.items() if isinstance(value, h5py.Dataset)}
-            columns = {name: value[()] for name, value in values.items() if name != "address" and not value.is_scale}
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"{path}: a damaged shard ({type(error).__name__}); remove it and run again") from None
+            columns = _columns(file)
+            names = columns.pop("address").tolist()
+            if curves:
+                columns = _columns(file["curves"]) if "curves" in file else {}
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: a damaged shard ({type(error).__name__}); run the same study again") from None
     return {name: {column: value[index] for column, value in columns.items()} for index, name in enumerate(names)}
+
+
+def _columns(group) -> dict[str, np.ndarray]:
+    """The columns of an HDF5 group that `_fill` has filled.
+
+    Raises:
+        ValueError: one is missing, lies in another file, or the checksum is another.
+    """
+    import h5py
+
+    own = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
+    values = {name: group[name] for name in own if isinstance(group[name], h5py.Dataset)}
+    values = {name: value for name, value in values.items() if not value.is_scale}
+    columns = {
+        name: np.array(value.asstr()[()], str) if h5py.check_string_dtype(value.dtype) else value[()]
+        for name, value in values.items()
+    }
+    if group.attrs[CHECKSUM] != checksum(columns):
+        raise ValueError("its checksum is another")
+    return columns
 
 
 def _rows(folder: Path, kind: str, curves: bool = False) -> dict[str, dict[str, Any]]:

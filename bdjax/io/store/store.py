@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import uuid
@@ -23,20 +24,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bdjax.errors import InvalidInput
-from bdjax.io.files import write_atomically
-from bdjax.io.store.trees import load_trained, save_trained
-from bdjax.types import Trained
+from bdjax.errors import Damaged, InvalidInput
+from bdjax.io.files import set_aside, write_atomically
+from bdjax.io.store.trees import load_trained, load_tree, save_trained
+from bdjax.types import PyTree, Trained
 
 HEARTBEAT = 5.0
 SILENCE = 60.0
 """Seconds between a writer's signs of life, and after which a silent one counts as dead."""
+
+TEMPORARY = re.compile(r"\.([0-9]+)-[0-9a-f]{8}(\.|$)")
+"""The end of the name of a file that `write_atomically` has not put in its place, and the process that writes it."""
 
 
 def address(identity: Any) -> str:
     """The content address of what `identity`, JSON-serialisable, describes: 24 hexadecimal digits."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class ClaimLost(Exception):
+    """Another writer works on what this one had claimed, or has finished it."""
 
 
 class Store:
@@ -53,6 +61,7 @@ class Store:
             for name in ("models", "results", "checkpoints", "claims", "assets", "samples", "scores", "suspects"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._live()
+            self._sweep()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -64,13 +73,26 @@ class Store:
         self._stop.set()
         self._heart.join()
         with self._locked():
-            self._sign(self.writer).unlink(missing_ok=True)
             for claim in (self.folder / "claims").glob("*.claim"):
-                if not self._alive(claim.read_text()):
+                owner = claim.read_text()
+                if owner == self.writer or not self._alive(owner):
                     claim.unlink()
-            for sign in (self.folder / "claims").glob("*.writer"):
-                if not self._alive(sign.stem):
+            for sign in self._signs():
+                if sign.stem == self.writer or not self._alive(sign.stem):
                     sign.unlink()
+
+    def _sweep(self) -> None:
+        """Remove the temporary files of writers that are dead: a kill between a write and its rename leaves them."""
+        with self._locked():
+            living = {sign.read_text().split()[0] for sign in self._signs() if self._alive(sign.stem)}
+            now = self._sign(self.writer).stat().st_mtime
+            for path in [*self.folder.glob(".*.*-*"), *self.folder.glob("*/.*.*-*")]:
+                writer = TEMPORARY.search(path.name)
+                if writer and writer[1] not in living and now - path.stat().st_mtime > SILENCE:
+                    path.unlink(missing_ok=True)
+
+    def _signs(self) -> list[Path]:
+        return list((self.folder / "claims").glob("*.writer"))
 
     def _sign(self, writer: str) -> Path:
         return self.folder / "claims" / f"{writer}.writer"
@@ -82,6 +104,9 @@ class Store:
 
     def _live(self) -> None:
         """Give a sign of life, whole at every moment: which process on which host this is."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._sign(self.writer))
+            return
         new = self.folder / "claims" / f"{self.writer}.new"
         new.write_text(f"{os.getpid()} {socket.gethostname()}")
         new.replace(self._sign(self.writer))
@@ -91,7 +116,7 @@ class Store:
         path = self.folder / "claims" / "lock"
         with open(path, "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            os.utime(path)
+            self._live()  # the time that others are judged by
             yield
 
     def _alive(self, writer: str) -> bool:
@@ -100,16 +125,20 @@ class Store:
             process, host = sign.read_text().split(maxsplit=1)
             if host == socket.gethostname():
                 os.kill(int(process), 0)
-            # Both times are of the file system's clock: those of hosts may differ.
-            return (self.folder / "claims" / "lock").stat().st_mtime - sign.stat().st_mtime < SILENCE
+            return abs(self._silence(writer)) < SILENCE  # a sign of the future is as old as its clock is wrong
         except PermissionError:  # the process is there and somebody else's
             return True
         except (OSError, ValueError):
             return False
 
+    def _silence(self, writer: str) -> float:
+        """Seconds between a writer's last sign and this one's, both by the file system's clock: hosts' may differ."""
+        return self._sign(self.writer).stat().st_mtime - self._sign(writer).stat().st_mtime
+
     def writers(self) -> int:
         """How many writers are alive, this one among them."""
-        return sum(self._alive(sign.stem) for sign in (self.folder / "claims").glob("*.writer"))
+        self._live()
+        return sum(self._alive(sign.stem) for sign in self._signs())
 
     def claim(self, names: list[str]) -> list[str]:
         """Take those of `names` that no living writer works on; they stay taken until `release` or the end."""
@@ -123,6 +152,28 @@ class Store:
                 path.write_text(self.writer)
                 taken.append(name)
         return taken
+
+    def check_claims(self, names: list[str]) -> None:
+        """Go on only while all of `names` are still this writer's.
+
+        Raises:
+            ClaimLost: this writer was silent for so long that another one took them over.
+        """
+        for name in names:
+            path = self.folder / "claims" / f"{name}.claim"
+            if not path.exists() or path.read_text() != self.writer:
+                raise ClaimLost(name)
+
+    def owner(self, names: list[str]) -> tuple[str, float] | None:
+        """A living writer that works on one of `names`, and for how many seconds it has been silent; None if none."""
+        self._live()
+        for name in names:
+            path = self.folder / "claims" / f"{name}.claim"
+            with contextlib.suppress(OSError):
+                owner = path.read_text()
+                if owner != self.writer and self._alive(owner):
+                    return owner, self._silence(owner)
+        return None
 
     def release(self, names: list[str]) -> None:
         """Give claims back, but for those that another writer took over."""
@@ -160,9 +211,24 @@ class Store:
         """Read a model.
 
         Raises:
-            InvalidInput: the file is damaged.
+            Damaged: the file is not what was written; it is set aside, so the model is missing now.
         """
-        return load_trained(self.model_path(name))[0]
+        return self._read(load_trained, self.model_path(name))
+
+    def load_assets(self, name: str) -> PyTree:
+        """Read an attack's assets.
+
+        Raises:
+            Damaged: as of `load_model`.
+        """
+        return self._read(load_tree, self.assets_path(name))
+
+    def _read(self, load: Callable[[Path], tuple[Any, dict[str, str]]], path: Path) -> Any:
+        try:
+            return load(path)[0]
+        except InvalidInput as error:
+            set_aside(path, error)
+            raise Damaged(str(error)) from error
 
     def update_json(self, name: str, names: tuple[str, ...], change: Callable[[dict | None], dict]) -> dict:
         """Replace DIR/`name` by change(its content, None where there is none), one writer at a time.

@@ -9,12 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import Damaged, InvalidInput
+from bdjax.io.checksums import checksum
 from bdjax.io.files import write_atomically
 from bdjax.types import PyTree, Trained, Weights
 
-LAYOUT = "bdjax.layout"
-"""The name in a file's metadata of what its arrays alone do not tell: empty dicts and random keys."""
+OWN = "bdjax"
+"""The only name in a file's metadata, for the format writes several in any order: JSON of `text` and `checksum`.
+
+The text is JSON again: `about`, further texts, and `layout`, what arrays alone do not tell: empty dicts, random keys.
+"""
 
 
 def save_tree(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = None) -> None:
@@ -33,8 +37,9 @@ def save_tree(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = Non
     arrays: dict[str, np.ndarray] = {}
     layout: dict[str, Any] = {"empty": [], "keys": {}}
     _flatten(tree, "", arrays, layout)
-    texts = {**(metadata or {}), LAYOUT: json.dumps(layout)}
-    write_atomically(path, lambda temporary: temporary.write_bytes(save(arrays, texts)))
+    text = json.dumps({"about": dict(metadata or {}), "layout": layout}, sort_keys=True)
+    own = json.dumps({"text": text, "checksum": checksum(arrays, text)})
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(arrays, {OWN: own})))
 
 
 def _flatten(tree: PyTree, name: str, arrays: dict[str, np.ndarray], layout: dict[str, Any]) -> None:
@@ -60,8 +65,11 @@ def _flatten(tree: PyTree, name: str, arrays: dict[str, np.ndarray], layout: dic
 def load_tree(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
     """What `save_tree` wrote: nested dicts (dataclasses come back as dicts) of numpy arrays, and the metadata.
 
+    A safetensors file of another program is read as what it is: its arrays and its own metadata.
+
     Raises:
-        InvalidInput: no such file, or it is damaged.
+        InvalidInput: no such file.
+        Damaged: it is not whole, or its checksum is another.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -69,17 +77,26 @@ def load_tree(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
-        layout = json.loads(metadata.pop(LAYOUT, '{"empty": [], "keys": {}}'))
+        metadata, layout = _about(metadata, arrays)
         for name, kind in layout["keys"].items():
             arrays[name] = jax.random.wrap_key_data(arrays[name], impl=kind)
         return _nest(arrays, layout["empty"]), metadata
     except FileNotFoundError as error:
         raise InvalidInput(f"{str(path)!r}: no such file; give the path of a .safetensors file") from error
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InvalidInput(
-            f"{str(path)!r}: not a whole safetensors file ({reason}); remove it and make it again"
-        ) from error
+        raise Damaged(f"{str(path)!r}: not a whole safetensors file ({reason}); remove it and make it again") from error
+
+
+def _about(metadata: dict[str, str], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The further texts of a file and its layout."""
+    if OWN not in metadata:
+        return metadata, {"empty": [], "keys": {}}
+    own = json.loads(metadata[OWN])
+    if own["checksum"] != checksum(arrays, own["text"]):
+        raise ValueError("its checksum is another")
+    said = json.loads(own["text"])
+    return said["about"], said["layout"]
 
 
 def _nest(arrays: Mapping[str, Any], empty: list[str]) -> dict[str, PyTree]:

@@ -1,0 +1,74 @@
+"""Looking through a study's folder: what is damaged, what belongs to no cell, and what was left over."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bdjax.errors import Damaged, InvalidInput
+from bdjax.io.files import DAMAGED
+from bdjax.io.store import checkpoints, results
+from bdjax.io.store.store import read_json
+from bdjax.io.store.trees import load_trained, load_tree
+
+TREES: dict[str, Callable] = {
+    "models": load_trained,
+    "assets": load_tree,
+    "samples": load_tree,
+    "scores": load_tree,
+    "suspects": load_tree,
+}
+"""Folders of safetensors files, and how each is read."""
+
+
+class Finding(NamedTuple):
+    """Something in a folder that a study does not need or cannot use."""
+
+    kind: str  # damaged, orphaned, left over
+    path: Path
+    about: str
+
+
+def examine(folder: Path) -> Iterator[Finding]:
+    """All findings in a study's folder; every checksum in it is tried.
+
+    Raises:
+        InvalidInput: no study is there, or its study.json cannot be read.
+    """
+    index = results.read_index(folder)
+    yield from _read(folder / "plan.json", lambda path: read_json(path, results.PLAN))
+    for kind in results.KINDS:
+        for path in results.shards(folder, kind):
+            yield from _read(path, lambda path: [results.read_shard(path, curves) for curves in (False, True)])
+    for name, load in TREES.items():
+        for path in sorted((folder / name).glob("[!.]*.safetensors")):
+            yield from _read(path, load)
+    for path in sorted((folder / "checkpoints").glob("*/*/about.json")):
+        if path.parent.suffix != DAMAGED and checkpoints.fault(path):
+            yield Finding("damaged", path.parent, str(checkpoints.fault(path)))
+    yield from _orphans(folder, index)
+    for path in sorted(folder.glob("**/*")):
+        if path.suffix == DAMAGED:
+            yield Finding("left over", path, "set aside; remove it once it was looked at")
+        elif path.name.startswith(".") and path.is_file():
+            yield Finding("left over", path, "the file of a write that was cut short; the next run removes it")
+
+
+def _read(path: Path, read: Callable) -> Iterator[Finding]:
+    try:
+        read(path)
+    except (Damaged, InvalidInput) as error:
+        yield Finding("damaged", path, str(error))
+
+
+def _orphans(folder: Path, index: dict) -> Iterator[Finding]:
+    """Models that no cell of the study has; clean models that only audits and defenses read are none."""
+    known = {cell["model"] for cell in index["cells"]} | {one["model"] for one in index["detections"]}
+    for path in sorted((folder / "models").glob("[!.]*.safetensors")):
+        if path.stem in known:
+            continue
+        try:
+            about = load_trained(path)[1]
+        except InvalidInput:
+            continue
+        if about.get("kind") == "train" and about.get("defense"):
+            yield Finding("orphaned", path, f"a model of {about['defense']} that no cell of the study has any more")
