@@ -36,10 +36,19 @@ class List:
             return
         for name, card in cards.items():
             _show(name, card)
+            if self.kind == "defenses":
+                _show_reported(name)
         if self.kind == "attacks":
             print("set:PATH  a poisoned set of your own, an .npz (see bdjax/io/poisoned_sets.py)")
         if not cards:
             print(f"no {self.kind} yet")
+
+
+def _show_reported(name: str) -> None:
+    from bdjax.report.reported import sources  # slow to import
+
+    for source, count in sources(name).items():
+        print(f"    {count} cells reported by: {source}; shown beside measured ones")
 
 
 def _show(name: str, card: Card) -> None:

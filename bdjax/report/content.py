@@ -13,6 +13,7 @@ import xarray
 from bdjax.io.store.results import ABSENT
 from bdjax.report.evidence import evidence
 from bdjax.report.names import AXES, audit_of, described, named
+from bdjax.report.reported import reported
 from bdjax.report.statistics import CELL, MEASURES, Estimate, audited, estimates, usable
 from bdjax.report.studies import Shown, about, labels, named_cards
 from bdjax.report.tables import Row, largest, paired, pairs, ranked
@@ -105,10 +106,11 @@ def _place(axes: Mapping[str, list], attack: str, ratio: float) -> tuple[int, in
 
 
 def _rows(study: int, results: xarray.Dataset, rows: list[Row], axes: Mapping[str, list]) -> Iterable[list]:
-    """[study, attack, ratio, defense, n, diverged, acc, asr, ra, der, lost, verdicts, seconds, lost at ratio 0]."""
+    """[study, attack, ratio, defense, n, diverged, acc, asr, ra, der, lost, verdicts, seconds, lost at 0, reported]."""
     clean = {(row.attack, row.defense): row.lost for row in rows if row.ratio == 0}
     spent = results["seconds"].mean("seed").to_series() if "seconds" in results else {}
     verdicts = list(rules())
+    published = reported(results)
     for row in rows:
         seconds = float(spent.get((row.attack, row.ratio, row.defense), math.nan)) if len(spent) else math.nan
         harm = clean.get((row.attack, row.defense))
@@ -118,6 +120,7 @@ def _rows(study: int, results: xarray.Dataset, rows: list[Row], axes: Mapping[st
             [verdicts.index(verdict) for verdict in row.verdicts],
             round(seconds, 1) if math.isfinite(seconds) else None,
             estimate(harm) if harm else [],
+            published.get((row.attack, row.ratio, row.defense), []),
         ]
 
 

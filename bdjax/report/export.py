@@ -10,6 +10,7 @@ import xarray
 from bdjax.io.files import write_atomically
 from bdjax.io.store.results import OK
 from bdjax.report.detection import FIGURES, ORDER, detects
+from bdjax.report.reported import reported
 from bdjax.report.statistics import CELL, audited
 from bdjax.report.studies import about
 
@@ -17,13 +18,14 @@ from bdjax.report.studies import about
 def export(results: xarray.Dataset | Sequence[xarray.Dataset], folder: Path) -> list[Path]:
     """Write results.csv and .parquet, a row a cell that was run; the same for each audit with own dims; and detectors.
 
-    Fractions stay fractions. Data set, model and recipe are columns, as several studies go into the same files; so are
-    `oracle` and `version` of the defense. Returns the paths written.
+    Fractions stay fractions; `reported_acc` and so on are what was published of the same cells, if anything. Data set,
+    model and recipe are columns, as several studies go into the same files; so are `oracle` and `version` of the
+    defense. Returns the paths written.
     """
     studies = [results] if isinstance(results, xarray.Dataset) else list(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = _both([_named(_cells(one, _plain(one)), one) for one in studies], folder / "results")
+    written = _both([_named(_beside(_cells(one, _plain(one)), one), one) for one in studies], folder / "results")
     own = dict.fromkeys(name for one in studies for name in audited(one) if name not in _plain(one))
     for name in own:
         frames = [_named(_cells(one, [name, "status"]), one) for one in studies if name in one]
@@ -46,6 +48,18 @@ def _judged(results: xarray.Dataset):
     """A row a (victim, detector, on) that was judged; ROC curves are in the results alone."""
     frame = results[[*FIGURES, "detection_seconds"]].to_dataframe(dim_order=list(ORDER))
     return frame[np.isfinite(frame[list(FIGURES)]).any(axis=1)].reset_index()
+
+
+def _beside(frame, results: xarray.Dataset):
+    """The cells with what was published of the same attack, ratio and defense; the first source where there are two."""
+    published = reported(results)
+    found = [published.get(place, [None])[0] for place in zip(frame.attack, frame.ratio, frame.defense, strict=True)]
+    if any(found):
+        frame["reported_source"] = [one.source if one else None for one in found]
+        for name in ("acc", "asr", "ra"):
+            values = [getattr(one, name) if one else None for one in found]
+            frame[f"reported_{name}"] = [np.nan if value is None else value / 100 for value in values]
+    return frame
 
 
 def _named(frame, results: xarray.Dataset):

@@ -21,6 +21,7 @@ const fields = [
   "verdicts",
   "seconds",
   "harm",
+  "reported",
 ];
 const verdicts = Object.keys(given.rules);
 const destroyed = verdicts.slice(0, 2); // and those that cost too much

@@ -36,6 +36,18 @@ const countColumn = {
   ],
 };
 
+// What others published of the same cell: [source, ACC, ASR, RA or null] each.
+const reportedColumn = {
+  ...words("reported", "Reported ACC / ASR", (row) =>
+    row.reported.map(([source, acc, asr]) => `${acc} / ${asr} (${source})`).join("; "),
+  ),
+  about: "published, one run each, on the same data set, network and ratio; percent",
+  show: (row) =>
+    row.reported.map(([source, acc, asr]) =>
+      h("span", { class: "reported", title: source }, `${fixed(acc)} / ${fixed(asr)} `),
+    ),
+};
+
 const resultColumns = [
   ...methodColumns,
   defenseColumn,
@@ -58,6 +70,7 @@ const resultColumns = [
     signed,
     "points of ACC that the defense costs a clean model",
   ),
+  ...(cells.some((row) => row.reported.length) ? [reportedColumn] : []),
   number("seconds", "Cost, s", (row) => row.seconds, fixed, "seconds to train or purify one model"),
   words("stage", "Stage", (row) => given.defenses[row.defense].stage),
   words("needs", "Needs", (row) => given.defenses[row.defense].needs),
