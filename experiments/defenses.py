@@ -7,7 +7,7 @@
 
 The victims are those of experiments.superficial_safety, size `cpu`: FOLDER holds CIFAR-10 as train/<class>/* and
 test/<class>/*, of which the first 1,000 and 100 images a class are taken. `--defenses` takes some of a part's, so that
-none takes longer than an hour of two cores. What is cut is printed. Machine, time, figures and n: experiments/README.md.
+none takes longer than an hour of two cores. What is cut is printed. Machine, time, figures, n: experiments/README.md.
 """
 
 import argparse

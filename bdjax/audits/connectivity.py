@@ -16,10 +16,10 @@ from bdjax.audits.parts.common import original
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.data.poison import counted
-from bdjax.keys import stream
 from bdjax.metrics import geometry
 from bdjax.models.parts.statistics import reestimated
-from bdjax.types import Array, Audit, Batch, Given, Net, Stage, Weights, real
+from bdjax.train import curves
+from bdjax.types import Array, Audit, Batch, Given, Net, Stage, Trained, Weights, real
 
 CARD = Card(
     name="connectivity",
@@ -87,26 +87,20 @@ def scores(net: Net, weights: Weights, given: Given) -> dict[str, Array]:
 def _stage(net: Net, epochs: int, batch: int) -> Stage:
     """Training of the bend's middle point, at first halfway between the ends."""
 
-    def begin(_key, given, _weights):
-        middle = geometry.straight(*ends(net, given), 0.5)
-        return middle.params, {"batch_stats": middle.batch_stats}
+    def leave(_key, state, _given):
+        (middle,) = state.moving
+        return Trained(Weights(middle, state.still["batch_stats"]))
 
-    def slope(key, middle, still, rows, given):
-        start, end = ends(net, given)
-        place = jax.random.uniform(stream(key, "place"), (), real())
-
-        def loss(middle):
-            point = geometry.bend(start.params, middle, end.params, place)
-            weights = Weights(point, still["batch_stats"])
-            logits, batch_stats, _ = net.apply(weights, rows.image, train=True, weight=rows.weight)
-            value = train.cross_entropy(logits, rows.label, rows.weight)
-            info = {"loss": value, "accuracy": train.accuracy(logits, rows.label, rows.weight)}
-            return value + given.settings["decay"] / 2 * geometry.dot(point, point), (batch_stats, info)
-
-        found, (batch_stats, info) = jax.grad(loss, has_aux=True)(middle)
-        return found, still | {"batch_stats": batch_stats}, info
-
-    return train.supervised(net, lambda given: given.clean, epochs=epochs, batch=batch, begin=begin, slope=slope)
+    return curves.bending(
+        net,
+        lambda given: given.clean,
+        lambda given: ends(net, given),
+        epochs=epochs,
+        batch=batch,
+        rule=train.recipe(net),
+        leave=leave,
+        decay="decay",
+    )
 
 
 def _along(net: Net, middle: Weights, given: Given, points: int, batch: int, statistics: str) -> dict[str, Array]:

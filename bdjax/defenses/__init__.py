@@ -3,6 +3,7 @@
 from bdjax.defenses.abl import ABL
 from bdjax.defenses.ac import AC
 from bdjax.defenses.anp import ANP
+from bdjax.defenses.awm import AWM
 from bdjax.defenses.bnp import BNP
 from bdjax.defenses.bti_dbf import BTI_DBF
 from bdjax.defenses.clp import CLP
@@ -14,6 +15,10 @@ from bdjax.defenses.fst import FST
 from bdjax.defenses.ft import FT
 from bdjax.defenses.ft_sam import FT_SAM
 from bdjax.defenses.i_bau import I_BAU
+from bdjax.defenses.ims import IMS
+from bdjax.defenses.mcr import MCR
+from bdjax.defenses.mm_bm import MM_BM
+from bdjax.defenses.moth import MOTH
 from bdjax.defenses.nad import NAD
 from bdjax.defenses.nc import NC
 from bdjax.defenses.nft import NFT
@@ -28,6 +33,7 @@ from bdjax.defenses.spectral import SPECTRAL
 from bdjax.defenses.spectre import SPECTRE
 from bdjax.defenses.super_ft import SUPER_FT
 from bdjax.defenses.tsbd import TSBD
+from bdjax.defenses.unit import UNIT
 
 DEFENSES = {
     "none": NONE,
@@ -58,4 +64,10 @@ DEFENSES = {
     "d3": D3,
     "super_ft": SUPER_FT,
     "nft": NFT,
+    "mcr": MCR,
+    "awm": AWM,
+    "ims": IMS,
+    "moth": MOTH,
+    "mm_bm": MM_BM,
+    "unit": UNIT,
 }

@@ -1,10 +1,13 @@
-"""Weight space: straight paths, quadratic bends, planes through three models, and what a path says.
+"""Weight space: straight paths, curves with bends, planes through three models, and what a path says.
 
-Bends: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs,
+Curves: Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs,
 NeurIPS 2018, arXiv:1802.10026, section 3.2; planes: its appendix A.1. The barrier: Frankle, Dziugaite, Roy, Carbin,
 Linear Mode Connectivity and the Lottery Ticket Hypothesis, ICML 2020, arXiv:1912.05671, section 2.
 """
 
+import math
+import operator
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -23,8 +26,28 @@ def straight(start: PyTree, end: PyTree, place: Array | float) -> PyTree:
 
 def bend(start: PyTree, middle: PyTree, end: PyTree, place: Array | float) -> PyTree:
     """The quadratic Bezier curve (1 - t)^2 start + 2 t (1 - t) middle + t^2 end."""
-    one, two, three = (1 - place) ** 2, 2 * place * (1 - place), place**2
-    return jax.tree.map(lambda a, b, c: one * a + two * b + three * c, start, middle, end)
+    return bezier((start, middle, end), place)
+
+
+def bezier(points: tuple[PyTree, ...], place: Array | float) -> PyTree:
+    """The Bezier curve of n + 1 points, sum_i binom(n, i) t^i (1 - t)^(n - i) point_i for t = place in [0, 1]."""
+    last = len(points) - 1
+    return mixed(points, [math.comb(last, i) * place**i * (1 - place) ** (last - i) for i in range(last + 1)])
+
+
+def chain(points: tuple[PyTree, ...], place: Array | float) -> PyTree:
+    """The polygonal chain through n + 1 points, which it passes at the places i / n."""
+    last = len(points) - 1
+    return mixed(points, [jnp.maximum(0, 1 - jnp.abs(place * last - i)) for i in range(last + 1)])
+
+
+def mixed(points: tuple[PyTree, ...], shares: list[Array | float]) -> PyTree:
+    """The sum of trees alike, each times its share."""
+
+    def add(*leaves: Array) -> Array:
+        return reduce(operator.add, [share * leaf for share, leaf in zip(shares, leaves, strict=True)])
+
+    return jax.tree.map(add, *points)
 
 
 def dot(one: PyTree, two: PyTree) -> Array:

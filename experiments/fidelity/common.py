@@ -131,9 +131,8 @@ def loop(folder: Path, path: str, function: str, over: str) -> Callable[[dict], 
 
     over: the expression that it iterates over.
     """
-    defined = [
-        one for one in ast.walk(ast.parse((folder / path).read_text())) if getattr(one, "name", None) == function
-    ]
+    tree = ast.walk(ast.parse((folder / path).read_text()))
+    defined = [one for one in tree if isinstance(one, ast.FunctionDef) and one.name == function]
     (wanted,) = [one for one in ast.walk(defined[0]) if isinstance(one, ast.For) and ast.unparse(one.iter) == over]
     code = compile(ast.Module([wanted], []), path, "exec")
 
