@@ -14,6 +14,8 @@ SHARE = 0.8
 """Of what there is, for a study that names no size."""
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+MOST = 2**60
+"""Bytes from which a size is taken for a slip."""
 
 
 def size(text: str) -> int:
@@ -24,8 +26,8 @@ def size(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text, re.IGNORECASE)
     unit = found and (found[2].upper() + ("" if found[2].upper().endswith("B") or not found[2] else "B"))
-    if not found or unit not in UNITS or float(found[1]) <= 0:
-        raise InvalidInput(f"memory {text!r}; give a size such as 800MB or 1.5GiB")
+    if not found or unit not in UNITS or not 0 < float(found[1]) * UNITS[unit] < MOST:
+        raise InvalidInput(f"memory {text[:40]!r}; give a size such as 800MB or 1.5GiB")
     return int(float(found[1]) * UNITS[unit])
 
 

@@ -66,6 +66,7 @@ def _command(arguments: list[str]):
     from bdjax.cli.report import Report
     from bdjax.cli.run import Run
 
+    _check_paths(arguments)
     options = [text.partition("=")[0] for text in arguments if text.startswith("--")]
     twice = [option for option in options if options.count(option) > 1]
     if twice:  # tyro would take the last
@@ -77,6 +78,13 @@ def _command(arguments: list[str]):
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _check_paths(arguments: list[str]) -> None:
+    """Refuse empty paths, such as those of a shell's unset variable: they would mean the working folder."""
+    for before, text in zip(["", *arguments], [*arguments, "--"], strict=True):
+        if text == "--out=" or (text == "" and (before == "--out" or not before.startswith("--"))):
+            raise InvalidInput("an empty path is given; give a folder, or . for the working folder")
 
 
 @contextlib.contextmanager
@@ -112,7 +120,9 @@ def _terminable() -> Iterator[None]:
 def _unusable(error: OSError) -> int:
     """The answer to a full disk and to a path that cannot be used; an error of no path is our own."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _fail(f"the disk is full ({error.filename}); make room and run the same command again", 1)
+        return _fail(
+            f"the disk is full ({error.filename or 'in writing'}); make room and run the same command again", 1
+        )
     if error.filename is None or error.errno is None:
         raise error
     if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):

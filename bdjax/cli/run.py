@@ -9,8 +9,11 @@ from typing import Annotated, Any
 import tyro
 
 from bdjax.errors import InvalidInput
+from bdjax.io.files import read_regular
 
 MOST_SEEDS = 10**6
+LARGEST_TOML = 10**6
+"""Bytes of a study's TOML file."""
 
 
 def _option(kind: type, metavar: str):
@@ -97,11 +100,14 @@ def _from_toml(path: Path) -> dict[str, Any]:
     from bdjax.study import Study
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: {getattr(error, 'strerror', None) or 'no text'}; give a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path}: {error}; mend it there") from None
+        values = tomllib.loads(read_regular(path, LARGEST_TOML).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path}: no text; give a TOML file") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InvalidInput(f"{path}: {reason}; mend it there") from None
     known = {field.name: field.type for field in dataclasses.fields(Study)}
     for name, value in values.items():
         if name not in known:

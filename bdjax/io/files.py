@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes; a pipe or a device would never end.
+
+    Raises:
+        InvalidInput: it is something else, larger, or cannot be read.
+    """
+    try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise InvalidInput(f"{path}: no regular file; give one")
+        if about.st_size > most:
+            raise InvalidInput(f"{path}: {about.st_size:,} bytes; give a file of at most {most:,}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}; give a file that can be read") from error
 
 
 def set_aside(path: Path, reason: object) -> Path:

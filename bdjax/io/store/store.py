@@ -114,8 +114,13 @@ class Store:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.folder / "claims" / "lock"
-        with open(path, "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                raise InvalidInput(
+                    f"{self.folder}: its file system has no locks ({error.strerror}); give a folder on one that has"
+                ) from error
             self._live()  # the time that others are judged by
             yield
 
@@ -149,7 +154,9 @@ class Store:
                 owner = path.read_text() if path.exists() else ""
                 if owner not in ("", self.writer) and self._alive(owner):
                     continue
-                path.write_text(self.writer)
+                path.unlink(missing_ok=True)  # it may be a link that somebody else has put there
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
+                    file.write(self.writer)
                 taken.append(name)
         return taken
 
@@ -254,7 +261,7 @@ def read_json(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path}: not JSON ({error}); remove it and run the study again") from None
     if not isinstance(found, dict) or not set(names) <= set(found):
         raise InvalidInput(f"{path}: damaged or another program's file; remove it and run the study again")
