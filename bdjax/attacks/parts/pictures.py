@@ -13,13 +13,10 @@ import numpy as np
 from bdjax.cards import Card, Setting, Spec
 from bdjax.data.images import FORMATS
 from bdjax.errors import InvalidInput
-from bdjax.io.files import read_regular
 
 UNIT = "path"
 MOST = 10_000
 """Files that a folder of pictures may hold."""
-LARGEST = 256 * 10**6
-"""Bytes of one of them."""
 
 
 def picture_setting(what: str) -> Setting:
@@ -93,5 +90,11 @@ def _files(folder: str) -> list[Path]:
 
 def _digest(path: str) -> str:
     files = _files(path) if Path(path).is_dir() else [Path(path)]
-    contents = [hashlib.sha256(read_regular(file, LARGEST)).digest() for file in files]
+    for file in files:
+        if file.exists() and not file.is_file():  # a pipe or a device would never end
+            raise InvalidInput(f"{str(file)!r}: no regular file; give one")
+    try:
+        contents = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    except OSError as error:
+        raise InvalidInput(f"{path!r}: {error.strerror}; give files that can be read") from error
     return hashlib.sha256(b"".join(contents)).hexdigest()
