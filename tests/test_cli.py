@@ -50,6 +50,9 @@ def refused(folder, tmp_path, monkeypatch, capsys):
 
 BAD = {
     "model nope": "no model 'nope'; choose from",
+    "share 4/3": "share '4/3'; give K/N such as 3/16, K from 1 to N",
+    "share 0/3": "share '0/3'; give K/N",
+    "share half": "share 'half'; give K/N",
     "attacks nope": "no attack 'nope'; choose from",
     "attacks badnets:foo=1": "badnets has no setting 'foo'; it has size",
     "attacks badnets:size": "write name:setting=value",

@@ -13,7 +13,7 @@ from bdjax.data import poison
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
 from bdjax.study.groups import groups
-from bdjax.study.jobs import plan
+from bdjax.study.jobs import plan, share_of
 from bdjax.study.resolve import resolve
 from bdjax.types import Data
 
@@ -204,3 +204,24 @@ def test_the_defenders_rows_and_the_poisoned_ones(folder, clean):
     assert (both == 0) == (clean == "reserved")
     if clean == "reserved":
         assert not set(poisoned.tolist()) & set(np.asarray(cell.valid).tolist())
+
+
+def test_shares_are_whole_and_need_no_other(tmp_path):
+    """Every job is in a share; victims and all that belongs to them in one; what they take is in it, too."""
+    asked = tiny.study(
+        tmp_path, attacks=(tiny.ATTACK, "wanet"), seeds=range(4), defenses=("none", "ft"), audits=("retuning",)
+    )
+    jobs = plan(resolve(asked)).jobs
+    shares = [share_of(jobs, number, 3) for number in (1, 2, 3)]
+    assert {job.address for share in shares for job in share} == {job.address for job in jobs}
+    for share in shares:
+        there = {job.address for job in share}
+        assert 0 < len(there) < len(jobs)
+        for job in share:
+            assert {job.model, job.clean_model, job.backdoored, job.trigger, job.selection} - {None} <= there
+    owners = {}
+    for number, share in enumerate(shares):
+        for job in share:
+            if job.method == "ft":
+                assert owners.setdefault(job.victim, number) == number
+    assert share_of(jobs, 1, 1) == jobs

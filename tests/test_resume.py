@@ -353,3 +353,14 @@ def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
         assert sum(one.startswith(line) for one in found.out.splitlines()) == 1
     bdjax.run(tiny.study(data, **STUDY), out)
     assert cli.main(["doctor", str(out)]) == 0
+
+
+def test_shares_of_the_work_come_to_the_same_table(alone, data, tmp_path):
+    """Three tasks of a scheduler, the second of them twice."""
+    recorder = Steps()
+    for number in (2, 3, 2, 1):
+        found = bdjax.run(tiny.study(data, **STUDY), tmp_path, recorder, share=(number, 3))
+    same((found, tmp_path), alone)
+    assert recorder.models == 8  # each trained once
+    with pytest.raises(InvalidInput, match="share 4/3; give one of 1/3 to 3/3"):
+        bdjax.run(tiny.study(data, **STUDY), tmp_path, share=(4, 3))

@@ -7,15 +7,15 @@ from pathlib import Path
 from bdjax.cli.clock import timed, wall_seconds
 
 
-def conduct(study, out: Path) -> None:
-    """Run a study with its progress shown, then print its table and write its page and exports."""
+def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
+    """Run a study, or a share of it, with its progress shown, then print its table and write its page and exports."""
     from bdjax.engine import progress
     from bdjax.engine import run as engine
 
     use_cores()
     keep_compiled()
     with timed(out):
-        engine.run(study, out, progress.automatic())
+        engine.run(study, out, progress.automatic(), share)
     present([out], out)
 
 

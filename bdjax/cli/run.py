@@ -1,6 +1,7 @@
 """`bdjax run`: a study from a TOML file, from options, or from both, options winning."""
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Run:
     """Modules that register methods of your own: installed, or files in the working folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/study")
     """The study's folder; what is finished there is not done again."""
+    share: Annotated[str, tyro.conf.arg(metavar="K/N")] = "1/1"
+    """Do the K-th of N shares of the work, which are always the same ones: one for each task of a scheduler."""
 
     def run(self) -> None:
         """See the class."""
@@ -83,13 +86,13 @@ class Run:
         values = (_from_toml(self.study) if self.study else {}) | self._given()
         if "seeds" in values:
             values["seeds"] = seeds(values["seeds"])
-        conduct(Study(**values), self.out)
+        conduct(Study(**values), self.out, share(self.share))
 
     def _given(self) -> dict[str, Any]:
         """The fields of a study that options give."""
         if self.flip and self.no_flip:
             raise InvalidInput("both --flip and --no-flip; give one of them")
-        own = ("study", "out", "plugin", "flip", "no_flip", "keep_scores")
+        own = ("study", "out", "share", "plugin", "flip", "no_flip", "keep_scores")
         given = {name: value for name, value in vars(self).items() if value is not None and name not in own}
         given |= {"plugins": self.plugin} if self.plugin else {}
         given |= {"keep_scores": True} if self.keep_scores else {}
@@ -115,6 +118,18 @@ def _from_toml(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             raise InvalidInput(f"{path}: {name} is a table; give a value or a list")
     return values
+
+
+def share(text: str) -> tuple[int, int]:
+    """(3, 16) from `3/16`.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InvalidInput(f"share {text[:40]!r}; give K/N such as 3/16, K from 1 to N")
+    return int(found[1]), int(found[2])
 
 
 def seeds(texts: Any) -> tuple[int, ...]:

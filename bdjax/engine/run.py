@@ -24,7 +24,7 @@ from bdjax.io.store.store import ClaimLost, Store
 from bdjax.models.parts import convolution
 from bdjax.study import Study, index
 from bdjax.study.groups import Group, groups
-from bdjax.study.jobs import TRAINING, Job, Plan, plan
+from bdjax.study.jobs import TRAINING, Job, plan, share_of
 from bdjax.study.resolve import Work, resolve
 
 POLL_SECONDS = 1.0
@@ -34,36 +34,42 @@ WAITING = 60
 """After so many looks in vain it says for whom it waits, and again after as many."""
 
 
-def run(study: Study, out: str | Path | None = None, progress: Progress | None = None) -> xr.Dataset:
+def run(
+    study: Study, out: str | Path | None = None, progress: Progress | None = None, share: tuple[int, int] = (1, 1)
+) -> xr.Dataset:
     """Run what is missing of a study and return all of it.
 
     Args:
         study: what is asked for.
         out: the study's folder; what is finished there is not done again. None keeps nothing on disk.
         progress: told what happens (see `bdjax.engine.progress`).
+        share: (3, 16) does the third of sixteen shares of the work, which are the same ones always: a scheduler's tasks
+            do one each, in one folder, and a task that is run again does what it lacks.
 
     Returns:
-        As `bdjax.load`.
+        As `bdjax.load`: all that there is by then, of other shares too.
 
     Raises:
         InvalidInput: something in the study or in the folder cannot be used; nothing has been trained then.
         Interrupted: SIGINT or SIGTERM came; the same call goes on from there.
     """
+    if not 1 <= share[0] <= share[1]:
+        raise InvalidInput(f"share {share[0]}/{share[1]}; give one of 1/{share[1]} to {share[1]}/{share[1]}")
     work = resolve(study)
     if out is not None:
-        return _run(work, Path(out), progress or Silent())
+        return _run(work, Path(out), progress or Silent(), share)
     folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
     try:
-        return _run(work, folder, progress or Silent())
+        return _run(work, folder, progress or Silent(), share)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
+def _run(work: Work, folder: Path, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
     planned = plan(work)
     with Store(folder) as store, signals.noted() as told:
         try:
-            runner = _Runner(work, planned, store, progress, told)
+            runner = _Runner(work, share_of(planned.jobs, *share), store, progress, told)
             runner.begin()
             index.enter(store, work, planned)
             runner.run()
@@ -75,11 +81,12 @@ def _run(work: Work, folder: Path, progress: Progress) -> xr.Dataset:
 class _Runner:
     """The state of a running study."""
 
-    def __init__(self, work: Work, planned: Plan, store: Store, progress: Progress, told: list[int]):
+    def __init__(self, work: Work, jobs: list[Job], store: Store, progress: Progress, told: list[int]):
         shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
         self.store = store
-        self.groups = groups(work, planned.jobs)
-        usual = min(programs.LARGEST, max(len(group.jobs) for group in self.groups if group.kind in TRAINING))
+        self.groups = groups(work, jobs)
+        trained = (len(group.jobs) for group in self.groups if group.kind in TRAINING)
+        usual = min(programs.LARGEST, max(trained, default=1))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from

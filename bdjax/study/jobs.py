@@ -27,6 +27,7 @@ class Job:
     address: str
     seed: int
     count: int  # rows to poison
+    victim: str  # address of the undefended victim that it belongs to; its own of a victim, "" of a search
     attack: str | None
     method: str | None  # the defense; None for a victim, and for scores of unwrapped networks
     audit: str | None = None
@@ -37,6 +38,22 @@ class Job:
     backdoored: str | None = None
     trigger: str | None = None  # address of the victim whose training made the trigger
     selection: str | None = None  # address of the search that chose its rows
+
+
+def share_of(jobs: list[Job], number: int, count: int) -> list[Job]:
+    """Share `number` of `count`, from 1: the victims whose addresses fall to it, all that belongs to them, and all that
+    these take, so that whoever has a share needs no other. Every job is in some share, and in the same one always.
+    """
+    by_address = {job.address: job for job in jobs}
+    wanted = [job for job in jobs if job.victim and int(job.victim, 16) % count == number - 1]
+    taken: set[str] = set()
+    while wanted:
+        job = wanted.pop()
+        if job.address not in taken:
+            taken.add(job.address)
+            needed = (job.model, job.clean_model, job.backdoored, job.trigger, job.selection)
+            wanted += [by_address[name] for name in needed if name]
+    return [job for job in jobs if job.address in taken]
 
 
 @dataclass(frozen=True)
@@ -84,9 +101,9 @@ class _Listing:
         self.detections: list[dict[str, Any]] = []
         self.rows = [work.scene.clean, work.scene.valid, np.flatnonzero(work.scene.barred).tolist()]
 
-    def _add(self, identity: dict[str, Any], **about: Any) -> str:
+    def _add(self, identity: dict[str, Any], victim: str | None = None, **about: Any) -> str:
         name = address(self.work.base | identity)
-        self.jobs.setdefault(name, Job(address=name, **about))
+        self.jobs.setdefault(name, Job(address=name, victim=name if victim is None else victim, **about))
         return name
 
     def add_cells(self, victim: _Victim) -> None:
@@ -97,6 +114,7 @@ class _Listing:
         common = {
             "seed": victim.seed,
             "count": victim.count,
+            "victim": undefended,
             "attack": victim.attack,
             "trigger": undefended if attack.train else None,
             "selection": self._selection(victim.attack, victim.count, victim.seed),
@@ -146,7 +164,7 @@ class _Listing:
             "selection": self.work.selection.identity(),
             "reserved": self.rows if self.work.scene.reserved else None,
         }
-        return self._add(identity, kind="select", seed=seed, count=count, attack=attack, method=None)
+        return self._add(identity, "", kind="select", seed=seed, count=count, attack=attack, method=None)
 
     def _clean_model(self, needs: set[str], seed: int) -> str | None:
         return self._victim(None, 0, seed) if "clean_model" in needs else None
@@ -168,6 +186,7 @@ class _Listing:
         clean_model = self._clean_model(needs, victim.seed)
         return self._add(
             identity | ({"clean_model": clean_model} if clean_model else {}),
+            undefended,
             kind="train",
             seed=victim.seed,
             count=victim.count if sees else 0,

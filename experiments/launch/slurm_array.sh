@@ -1,5 +1,5 @@
 #!/bin/bash
-# One task a GPU; every task runs this same command and takes its share of the cells that are missing.
+# One task a GPU, each with a share of the work that is fixed: a task that is run again does what its share lacks.
 #   sbatch --array=0-7 experiments/launch/slurm_array.sh STUDY.toml OUT
 #SBATCH --job-name=bdjax
 #SBATCH --gres=gpu:1
@@ -12,7 +12,8 @@
 set -u
 study=$1 out=$2
 
-bdjax run "$study" --out "$out" &
+first=${SLURM_ARRAY_TASK_MIN:-0} count=${SLURM_ARRAY_TASK_COUNT:-1}
+bdjax run "$study" --out "$out" --share $((${SLURM_ARRAY_TASK_ID:-0} - first + 1))/"$count" &
 task=$!
 # The shell gets the signal, three minutes before the end, and passes it on: bdjax makes a checkpoint and stops.
 trap 'kill -TERM $task' TERM
