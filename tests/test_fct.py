@@ -9,7 +9,7 @@ from bdjax import train
 from bdjax.cards import lookup
 from bdjax.data.sources import split
 from bdjax.detection import DETECTORS
-from bdjax.detection.fct import center_similarity, draw_view, inconsistency, transform
+from bdjax.detection.parts.sensitivity import center_similarity, draw_view, inconsistency, transform
 from bdjax.keys import root
 from bdjax.models import MODELS
 from bdjax.types import Data, Given

@@ -3,11 +3,16 @@
 from bdjax.defenses.abl import ABL
 from bdjax.defenses.ac import AC
 from bdjax.defenses.anp import ANP
+from bdjax.defenses.asd import ASD
 from bdjax.defenses.awm import AWM
 from bdjax.defenses.bnp import BNP
 from bdjax.defenses.bti_dbf import BTI_DBF
+from bdjax.defenses.cbd import CBD
 from bdjax.defenses.clp import CLP
 from bdjax.defenses.d3 import D3
+from bdjax.defenses.d_br import D_BR
+from bdjax.defenses.d_st import D_ST
+from bdjax.defenses.dbd import DBD
 from bdjax.defenses.ep import EP
 from bdjax.defenses.exact_purification import EXACT_PURIFICATION
 from bdjax.defenses.fine_pruning import FINE_PRUNING
@@ -19,6 +24,7 @@ from bdjax.defenses.ims import IMS
 from bdjax.defenses.mcr import MCR
 from bdjax.defenses.mm_bm import MM_BM
 from bdjax.defenses.moth import MOTH
+from bdjax.defenses.nab import NAB
 from bdjax.defenses.nad import NAD
 from bdjax.defenses.nc import NC
 from bdjax.defenses.nft import NFT
@@ -33,6 +39,7 @@ from bdjax.defenses.spectral import SPECTRAL
 from bdjax.defenses.spectre import SPECTRE
 from bdjax.defenses.super_ft import SUPER_FT
 from bdjax.defenses.tsbd import TSBD
+from bdjax.defenses.tsc import TSC
 from bdjax.defenses.unit import UNIT
 
 DEFENSES = {
@@ -70,4 +77,11 @@ DEFENSES = {
     "moth": MOTH,
     "mm_bm": MM_BM,
     "unit": UNIT,
+    "dbd": DBD,
+    "asd": ASD,
+    "nab": NAB,
+    "cbd": CBD,
+    "tsc": TSC,
+    "d_st": D_ST,
+    "d_br": D_BR,
 }

@@ -5,14 +5,13 @@ feature consistency towards transformations, equation 1, in a network that learn
 whose class centers are then pushed apart.
 """
 
-import jax
 import jax.numpy as jnp
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.data import warp
+from bdjax.detection.parts import sensitivity
 from bdjax.models.parts import heads
-from bdjax.types import Array, Detector, Key, Weights
+from bdjax.types import Detector
 
 CARD = Card(
     name="fct",
@@ -46,83 +45,28 @@ CARD = Card(
 )
 
 
-def center_similarity(feature: Array, label: Array, weight: Array, classes: int) -> Array:
-    """The mean cosine between the centers of the classes in a batch, their own counted as 0: float ()."""
-    member = jax.nn.one_hot(label, classes, dtype=feature.dtype) * weight[:, None]
-    total = member.T @ feature  # as long as the mean after normalization
-    square = jnp.sum(total**2, 1, keepdims=True)
-    center = total * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
-    present = jnp.maximum(jnp.sum(jnp.any(member > 0, 0)), 1)
-    return jnp.sum(center @ center.T * (1 - jnp.eye(classes))) / present**2
-
-
-def transform(image: Array, angle: Array, shift: Array) -> Array:
-    """An image (height, width, channels) turned by an angle in radians, then moved by (2,) whole pixels, else black."""
-    height, width, _ = image.shape
-    turned = warp.sample(image, jnp.round(warp.rotation(height, width, angle)))
-    return warp.sample(turned, warp.identity(height, width, image.dtype) - shift)
-
-
-def draw_view(key: Key, image: Array, turn: Array, shift: Array) -> Array:
-    """An image under a random rotation, of `turn` degrees at most, and translation, of a share `shift` at most."""
-    angle, moved = jax.random.split(key)
-    angle = jnp.radians(turn * jax.random.uniform(angle, (), image.dtype, -1, 1))
-    most = shift * jnp.array(image.shape[:2], image.dtype)
-    return transform(image, angle, jnp.round(most * jax.random.uniform(moved, (2,), image.dtype, -1, 1)))
-
-
-def inconsistency(feature: Array, other: Array) -> Array:
-    """The mean squared difference of two views' features (b, d), float (b,): equation 1."""
-    return jnp.mean((feature - other) ** 2, axis=1)
-
-
 def make(net, shape, classes, *, epochs, tuning_epochs, batch, period):
     """A short training, and how far a view's features are from the image's own."""
     del shape
     tap = heads.reads(net, "fct")
 
-    def begin(key, given, weights):
-        params, still = train.begin_weights(net, fresh=True)(key, given, weights)
-        return params, still | {"epoch": jnp.int32(-1)}
-
-    def renew(_key, _params, still, _given):
-        return still | {"epoch": still["epoch"] + 1}
-
-    def loss(_key, params, still, rows, _given):
-        weights = Weights(params, still["batch_stats"])
-        logits, batch_stats, found = net.apply(weights, rows.image, train=True, weight=rows.weight)
-        learned = train.cross_entropy(logits, rows.label, rows.weight)
-        apart = center_similarity(found[tap], rows.label, rows.weight, classes)
-        value = jnp.where(still["epoch"] < epochs, learned, apart)
-        return value, (still | {"batch_stats": batch_stats}, {"loss": value})
-
-    stage = train.descend(
+    stage = sensitivity.learn(
+        net,
+        tap,
         lambda given: given.suspects,
-        epochs=epochs + tuning_epochs,
+        classes,
+        train.recipe(net, "epoch", period),
+        epochs=epochs,
+        tuning_epochs=tuning_epochs,
         batch=batch,
-        begin=begin,
-        loss=loss,
-        rule=train.recipe(net, "epoch", period),
-        leave=train.leave_weights,
-        renew=renew,
-        augment=False,
     )
-
-    def score(key, net, trained, _found, rows, given):
-        def view(image: Array, row: Array) -> Array:
-            return draw_view(jax.random.fold_in(key, row), image, given.settings["turn"], given.settings["shift"])
-
-        own, other = (
-            net.apply(trained.weights, image)[2][tap] for image in (rows.image, jax.vmap(view)(rows.image, rows.row))
-        )
-        return inconsistency(own.reshape(len(own), -1), other.reshape(len(own), -1))
 
     def threshold(_found, score, _clean, given):
         flagged = jnp.floor(score.size * given.settings["share"]).astype(jnp.int32)
         bound = jnp.append(jnp.sort(score), jnp.inf)[score.size - flagged]
         return score >= bound
 
-    return Detector(("rows",), score, None, threshold, (stage,))
+    return Detector(("rows",), sensitivity.scored(tap), None, threshold, (stage,))
 
 
 FCT = Method(CARD, make)

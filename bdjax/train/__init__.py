@@ -1,8 +1,8 @@
 """How a model is trained: losses, the one loop that everything which descends goes through, and recipes."""
 
 from bdjax.train.descend import Clock, State, descend
-from bdjax.train.losses import accuracy, cross_entropy, loss_gradient, mean
-from bdjax.train.orders import chosen, shuffled, steps_per_epoch
+from bdjax.train.losses import accuracy, cross_entropy, loss_gradient, mean, symmetric_cross_entropy
+from bdjax.train.orders import chosen, cycled, shuffled, steps_per_epoch
 from bdjax.train.rules import adam, each, idle, sgd
 from bdjax.train.run import advance, begin, finish, fit, steps_in
 from bdjax.train.supervised import begin_weights, leave_weights, look_ahead, recipe, start, supervised
@@ -17,6 +17,7 @@ __all__ = [
     "begin_weights",
     "chosen",
     "cross_entropy",
+    "cycled",
     "descend",
     "each",
     "finish",
@@ -33,4 +34,5 @@ __all__ = [
     "steps_in",
     "steps_per_epoch",
     "supervised",
+    "symmetric_cross_entropy",
 ]

@@ -29,3 +29,23 @@ def chosen(key: Key, mask: Array, batch: int) -> Array:
     order = jnp.lexsort((jax.random.uniform(key, mask.shape, real()), ~mask)).astype(jnp.int32)
     order = jnp.where(jnp.arange(size) < jnp.sum(mask), order, -1)
     return jnp.pad(order, (0, steps * batch - size), constant_values=-1).reshape(steps, batch)
+
+
+def cycled(key: Key, mask: Array, batch: int, steps: int) -> Array:
+    """The rows where mask bool (n,) is true, over and over, int32 (steps, batch): passes in random orders of their own.
+
+    A pass leaves out the rows that do not fill a batch; where fewer than a batch are true, -1 pads each.
+    """
+    size = mask.size
+    batch, count = min(batch, size), jnp.sum(mask, dtype=jnp.int32)
+    length = jnp.maximum(count // batch, 1) * batch
+
+    def add(number: Array, rows: Array) -> Array:
+        chance = jax.random.uniform(jax.random.fold_in(key, number), mask.shape, real())
+        order = jnp.lexsort((chance, ~mask)).astype(jnp.int32)
+        return jax.lax.dynamic_update_slice(rows, jnp.where(jnp.arange(size) < count, order, -1), (number * length,))
+
+    # What a pass writes beyond its length the next one overwrites.
+    rows = jnp.full(steps * batch + size, -1, jnp.int32)
+    rows = jax.lax.fori_loop(0, -(-steps * batch // length), add, rows)
+    return rows[: steps * batch].reshape(steps, batch)

@@ -18,7 +18,7 @@ import torch
 import bdjax
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.detection.fct import inconsistency
+from bdjax.detection.parts.sensitivity import inconsistency
 from bdjax.types import Given
 from experiments.fidelity import common
 

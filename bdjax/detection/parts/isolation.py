@@ -12,7 +12,7 @@ from bdjax import train
 from bdjax.cards import Setting
 from bdjax.data import sources
 from bdjax.keys import stream
-from bdjax.train.descend import LossFn
+from bdjax.train.descend import BeginFn, LossFn, OrderOfFn, RuleFn
 from bdjax.types import Array, FinishFn, Net, Source, SourceFn, Stage, Weights
 
 SETTINGS = {
@@ -62,20 +62,41 @@ def descent(net: Net, objective) -> LossFn:
     return loss
 
 
-def learn(net: Net, source: SourceFn, floor: str, leave: FinishFn, *, epochs: int, batch: int) -> Stage:
-    """Training of a new network under the floor, without augmentation; `leave` as for `descend`."""
+def anew(net: Net) -> BeginFn:
+    """For `descend` with `descent`: a new initialisation."""
 
     def begin(key, _given, _weights):
         first = net.init(stream(key, "init"))
         return first.params, first.batch_stats
 
+    return begin
+
+
+def learn(
+    net: Net,
+    source: SourceFn,
+    floor: str,
+    leave: FinishFn,
+    *,
+    epochs: int,
+    batch: int,
+    rule: RuleFn | None = None,
+    order: OrderOfFn | None = None,
+) -> Stage:
+    """Training of a new network under the floor, without augmentation; `leave`, `rule` and `order` as for `descend`.
+
+    Without a `rule` SGD of Nesterov's kind at `isolation_rate`.
+    """
+
     return train.descend(
         source,
         epochs=epochs,
         batch=batch,
-        begin=begin,
+        begin=anew(net),
         loss=descent(net, lambda losses, weight, settings: floored(losses, weight, settings["gamma"], floor)),
-        rule=train.sgd("isolation_rate", nesterov=True),
+        rule=rule or train.sgd("isolation_rate", nesterov=True),
         leave=leave,
+        order=order,
+        full=True,
         augment=False,
     )
