@@ -37,6 +37,18 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """What a file of tests compiled is given up after it, or a worker would come to hold many gigabytes."""
+    yield
+    import jax
+
+    from bdjax.cells import memory
+
+    jax.clear_caches()
+    memory.release()
+
+
 @pytest.fixture
 def usual_driver(monkeypatch):
     """Studies that name no driver take the usual one unmeasured: measuring compiles several programs."""

@@ -247,7 +247,7 @@ def test_seeds():
 def asked(monkeypatch):
     """The studies and folders that the command would run."""
     found = []
-    monkeypatch.setattr("bdjax.cli.conduct.conduct", lambda study, out: found.append((study, str(out))))
+    monkeypatch.setattr("bdjax.cli.conduct.conduct", lambda study, out, share: found.append((study, str(out))))
     return found
 
 
@@ -268,7 +268,7 @@ def test_options_win_over_toml(asked, tmp_path):
 
 def test_every_field_of_a_study_has_an_option():
     fields = {field.name for field in dataclasses.fields(bdjax.Study)} - {"plugins"}
-    options = {field.name for field in dataclasses.fields(cli.run.Run)} - {"plugin", "study", "no_flip", "out"}
+    options = {field.name for field in dataclasses.fields(cli.run.Run)} - {"plugin", "study", "no_flip", "out", "share"}
     assert fields == options
 
 

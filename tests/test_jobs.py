@@ -42,7 +42,7 @@ USUAL = {"attacks": ("badnets", "blended"), "defenses": ("none", "ft:epochs=1"),
         {"attacks": ("blended", "sig", "badnets"), "ratios": (0.0, 0.1)},
         {"defenses": ("abl", "ft:epochs=1", "none")},
         {"audits": ("retuning:epochs=2", "retuning:epochs=1")},
-        {"driver": "vmap", "memory": "8GB"},
+        {"driver": "vmap", "memory": "100GB"},
     ],
 )
 def test_what_is_added_changes_no_other_job(folder, more):
