@@ -117,6 +117,13 @@ def test_assignment_by_hand(alike, order):
     np.testing.assert_array_equal(found, order)
 
 
+@pytest.mark.parametrize("noise", [1e-9, -1e-9])
+def test_noise_does_not_decide_between_an_order_and_its_inverse(noise):
+    """Of three channels like themselves alone both cycles leave nothing: (1, 2, 0) and (2, 0, 1)."""
+    matrix = jnp.eye(3).at[0, 1].add(noise)
+    np.testing.assert_array_equal(*(assigned((each,), False)[0] for each in (matrix, jnp.eye(3))))
+
+
 @pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18"])
 def test_the_most_alike_order_takes_a_permutation_back(name):
     net = network(name)

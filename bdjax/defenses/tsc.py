@@ -63,6 +63,8 @@ CARD = Card(
         "The rate of the bend rises again after 100 of 200 epochs, as in the released code: period=100.",
         "Where neurons of several layers are added up, their features are those of the first convolution larger than "
         "1x1, as in the released code.",
+        "Correlations are rounded to 6 places: of a model and its copy an order and its inverse are equally good, and "
+        "in the released code noise decides between them.",
         "In airbench the outputs of the fixed whitening stay in their order.",
     ),
 )

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import scipy.optimize
 import torch
 
@@ -31,6 +32,11 @@ SETTINGS = f"rounds={ROUNDS},epochs={EPOCHS},tuning_epochs={TUNING},tuning_rate=
 NETWORKS = {"preact_resnet18": "find_permutation_PreAct_ResNet18", "resnet18": "find_permutation_ResNet18"}
 
 
+def assignment(matrix, maximize):
+    """The function that they call, of a matrix to as many places as count for ours."""
+    return scipy.optimize.linear_sum_assignment(np.round(matrix, permutations.DIGITS), maximize=maximize)
+
+
 def their_code(folder):
     """Curves, permutations and what trains; permutations without their casts to a GPU and to float32."""
     root = folder / FOLDER
@@ -39,7 +45,7 @@ def their_code(folder):
         text = (root / "utils/permutation_utils/permutation.py").read_text()
         (Path(place) / "permutation.py").write_text(text.replace("to('cuda')", "to('cpu')").replace(".float()", ""))
         names = ("run_corr_matrix", "get_layer_perm", "permute_output", "permute_conv_output", "permute_input")
-        scope = {"opt": scipy.optimize, "logging": logging}
+        scope = {"opt": SimpleNamespace(linear_sum_assignment=assignment), "logging": logging}
         orders = common.pieces(Path(place), "permutation.py", *names, *NETWORKS.values(), **scope)
     names = ("update_bn", "check_bn", "_check_bn", "reset_bn", "isbatchnorm", "_get_momenta", "_set_momenta")
     point = common.pieces(root, "utils/curve/curve_opt.py", *names, "get_PointOnCurve_device", curves=curves, copy=copy)
@@ -204,5 +210,6 @@ COMPARISON = common.Comparison(
     (
         "Their layers for curves stand in our network; places of the curves are ours, which they draw uniformly too.",
         "Images are not augmented, and all rows are one batch; fine-tuning has a rate of .01.",
+        "Of a model and its copy an order and its inverse are equally good: likeness is rounded in both.",
     ),
 )

@@ -28,6 +28,9 @@ CHANNELWISE = ("norm", "relu", "gelu", "add", "pool")
 FIXED = 0
 """The number of the channels that must stay in their order."""
 
+DIGITS = 6
+"""Places of a likeness that count. Of a model and its copy an order and its inverse tie, and noise would decide."""
+
 
 class Group(NamedTuple):
     """Channels that have one order in common."""
@@ -157,12 +160,16 @@ def correlations(
 
 
 def assigned(matrices: tuple[Array, ...], alike: bool) -> tuple[Array, ...]:
-    """For every row of each matrix a column of its own, int32 (size,), so that the sum is the largest or the least."""
+    """For every row of each matrix a column of its own, int32 (size,), so that the sum is the largest or the least.
+
+    Entries count to `DIGITS` places.
+    """
 
     def solve(matrices: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         from scipy.optimize import linear_sum_assignment
 
-        return tuple(linear_sum_assignment(np.nan_to_num(matrix), maximize=alike)[1] for matrix in matrices)
+        rounded = (np.round(np.nan_to_num(matrix), DIGITS) for matrix in matrices)
+        return tuple(linear_sum_assignment(matrix, maximize=alike)[1] for matrix in rounded)
 
     return call_on_host(solve, tuple(jax.ShapeDtypeStruct((len(each),), jnp.int32) for each in matrices), matrices)
 
