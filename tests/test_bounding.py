@@ -8,10 +8,10 @@ import tiny
 
 from bdjax import train
 from bdjax.cells.functions import wrapped
+from bdjax.data import sources
 from bdjax.defenses.parts.bounding import (
     OWN,
     activations,
-    augmented_once,
     bounded,
     clip,
     stage_inputs,
@@ -119,9 +119,9 @@ def test_augmentation_is_drawn_once():
         return image + jax.random.uniform(key)
 
     given = Given({}, shift)
-    one, again = (augmented_once(jax.random.key(0), source, given).read(jnp.arange(4)).image for _ in range(2))
+    one, again = (sources.augmented_once(jax.random.key(0), source, given).read(jnp.arange(4)).image for _ in range(2))
     np.testing.assert_array_equal(one, again)
-    other = augmented_once(jax.random.key(1), source, given).read(jnp.arange(4)).image
+    other = sources.augmented_once(jax.random.key(1), source, given).read(jnp.arange(4)).image
     assert float(jnp.max(jnp.abs(one - other))) > 1e-3
-    late = augmented_once(jax.random.key(0), source, given).read(jnp.arange(2, 4)).image
+    late = sources.augmented_once(jax.random.key(0), source, given).read(jnp.arange(2, 4)).image
     assert float(jnp.max(jnp.abs(one[2:] - late))) > 1e-3

@@ -10,7 +10,6 @@ from bdjax.cards import lookup
 from bdjax.defenses.ims import (
     IMS,
     agree,
-    convolutions,
     disagree,
     factor,
     masked,
@@ -21,6 +20,7 @@ from bdjax.defenses.ims import (
 )
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
+from bdjax.models.parts.taps import convolution_layers
 from bdjax.types import Batch, Given, Layer, Net, Source, Weights
 
 SHAPE, CLASSES = (8, 8, 3), 3
@@ -37,7 +37,7 @@ def rows(count=6):
 
 def learned(net, mask, selection):
     """The same mask and selection on every channel."""
-    sizes = {layer.name: 2 << number for number, layer in enumerate(convolutions(net))}
+    sizes = {layer.name: 2 << number for number, layer in enumerate(convolution_layers(net, "ims"))}
     return {
         "mask": {name: jnp.full(size, mask) for name, size in sizes.items()},
         "selection": {name: jnp.full(size, selection) for name, size in sizes.items()},
@@ -54,7 +54,7 @@ def test_the_inverse_takes_what_the_mask_keeps():
     """Unselected, mask and inverse add up to 1 in every channel."""
     net = network()
     victim, some = net.init(jax.random.key(0)), learned(net, 0.6, 0.0)
-    one, other = (masked(convolutions(net), victim, some, 20.0, inverse) for inverse in (False, True))
+    one, other = (masked(convolution_layers(net, "ims"), victim, some, 20.0, inverse) for inverse in (False, True))
     for name in ("conv1", "conv3"):
         kernel = victim.params[name]["kernel"]
         np.testing.assert_allclose(one.params[name]["kernel"], kernel / (1 + np.exp(-2)), rtol=1e-5)
@@ -74,7 +74,7 @@ def test_folding_is_the_same_as_editing_what_convolutions_give():
         name: lambda x, name=name: x * factor(some["mask"][name], some["selection"][name], 20.0)
         for name in some["mask"]
     }
-    folded = net.apply(masked(convolutions(net), victim, some, 20.0), batch.image)[0]
+    folded = net.apply(masked(convolution_layers(net, "ims"), victim, some, 20.0), batch.image)[0]
     np.testing.assert_allclose(folded, net.apply(victim, batch.image, edit=edit)[0], rtol=1e-4, atol=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_sparsity_is_a_mean_over_channels_and_does_not_pull_a_selection_of_one()
     victim, settings = net.init(jax.random.key(0)), lookup("ims", {"ims": IMS}, "defense").traced
 
     def loss(some, sparse):
-        return outer(net, convolutions(net), victim, some, batch, None, settings, sparse)
+        return outer(net, convolution_layers(net, "ims"), victim, some, batch, None, settings, sparse)
 
     np.testing.assert_allclose(loss(learned(net, 0.5, 0.75), True)[1]["sparsity"], 2.5, rtol=1e-6)
     slopes = [jax.grad(lambda some, sparse=sparse: loss(some, sparse)[0])(learned(net, 1.0, 1.0)) for sparse in (0, 1)]
@@ -144,7 +144,7 @@ def run(text, stages=3):
 
 def test_the_mask_is_carried_and_folded_into_the_kernels_alone():
     net, victim, left = run("ims:initial_rounds=3,rounds=3,batch=6,inner_steps=2,learning_rate=.2")
-    wanted = masked(convolutions(net), victim, left.carry, 20.0)
+    wanted = masked(convolution_layers(net, "ims"), victim, left.carry, 20.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), left.weights, wanted)
     assert min(float(jnp.min(value)) for value in left.carry["selection"].values()) < 1
     assert all(bool(jnp.all((value >= 0) & (value <= 1))) for value in jax.tree.leaves(left.carry))

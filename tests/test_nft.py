@@ -6,7 +6,7 @@ import numpy as np
 
 from bdjax import train
 from bdjax.cards import lookup
-from bdjax.defenses.nft import NFT, bounded, drawn_partner, mixed
+from bdjax.defenses.nft import NFT, bounded, mixed
 from bdjax.models import MODELS
 from bdjax.models.parts.norms import norms
 from bdjax.types import Batch, Given, Layer, Source, Weights
@@ -74,7 +74,7 @@ def test_bounds_fall_with_depth():
 
 def test_no_row_is_mixed_with_padding():
     for seed in range(20):
-        partner = drawn_partner(jax.random.key(seed), jnp.asarray([1.0, 1, 1, 0, 0]))
+        partner = train.drawn_partners(jax.random.key(seed), jnp.asarray([1.0, 1, 1, 0, 0]))
         assert set(np.asarray(partner[:3])) == {0, 1, 2} and set(np.asarray(partner[3:])) == {3, 4}
 
 

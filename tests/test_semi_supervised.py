@@ -76,7 +76,7 @@ def test_interleaving_by_hand_and_undone():
 def test_nobody_is_mixed_with_padding():
     weight = jnp.array([1.0, 0, 1, 1, 0, 1])
     real = np.flatnonzero(weight)
-    orders = [np.asarray(semi_supervised.drawn_partners(jax.random.key(seed), weight)) for seed in range(10)]
+    orders = [np.asarray(train.drawn_partners(jax.random.key(seed), weight)) for seed in range(10)]
     assert all({*one[real].tolist()} == {*real.tolist()} for one in orders)
     assert len({tuple(one[real]) for one in orders}) > 3
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Key, Poison, PyTree, Source, StampFn, real
+from bdjax.types import COVER, POISONED, Array, Attack, Batch, Data, Given, Key, Poison, PyTree, Source, StampFn, real
 
 
 def _batch(image: Array, label: Array, row: Array) -> Batch:
@@ -81,6 +81,15 @@ def stamped(data: Data, trigger: PyTree, stamp: StampFn, assets: PyTree) -> Sour
 def mapped(source: Source, change) -> Source:
     """The source with `change(batch) -> batch` applied to what it reads."""
     return Source(source.size, lambda row: change(source.read(row)))
+
+
+def augmented_once(key: Key, source: Source, given: Given) -> Source:
+    """The rows under the dataset's augmentation, which is the same whenever the same batches are read."""
+
+    def change(rows: Batch) -> Batch:
+        return rows.replace(image=given.augment(jax.random.fold_in(key, rows.row[0]), rows.image))
+
+    return mapped(source, change)
 
 
 def balanced_rows(key: Key, label: Array, classes: int, counts: tuple[int, ...]) -> tuple[Array, ...]:

@@ -15,8 +15,8 @@ from flax import traverse_util
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.defenses.parts.pruning import clip_mask
-from bdjax.errors import InvalidInput
 from bdjax.keys import stream
+from bdjax.models.parts import taps
 from bdjax.models.parts.norms import norms
 from bdjax.train import optimizers
 from bdjax.types import Array, Batch, Given, Key, Net, PyTree, Trained, Weights, real
@@ -86,10 +86,7 @@ def places(net: Net, masked: str) -> dict[str, tuple[str, ...]]:
     """
     if masked == "scales":
         return {layer.name: (*layer.path, "scale") for layer in norms(net, "awm")}
-    found = [layer for layer in net.layers if layer.kind == "conv"]
-    if not found:
-        raise InvalidInput("awm: the network has no convolution; choose a convolutional network")
-    return {layer.name: (*layer.path, "kernel") for layer in found}
+    return {layer.name: (*layer.path, "kernel") for layer in taps.convolution_layers(net, "awm")}
 
 
 def under(paths: dict[str, tuple[str, ...]], params: PyTree, mask: dict[str, Array]) -> PyTree:

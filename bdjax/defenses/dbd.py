@@ -13,7 +13,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.keys import stream
 from bdjax.models.parts import heads
-from bdjax.train import contrastive, recipes, semi_supervised
+from bdjax.train import contrastive, semi_supervised
 from bdjax.types import Trained, Weights
 
 CARD = Card(
@@ -61,9 +61,6 @@ CARD = Card(
 def make(net, shape, classes, *, contrastive_epochs, contrastive_batch, period, warmup_epochs, warmup_batch, **semi):
     """Features without labels, a head, and all of it by MixMatch."""
     path = heads.place(net)
-
-    def cosine(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", period)
 
     def join(moving):
         return heads.put(moving["rest"], path, moving["head"])
@@ -115,7 +112,7 @@ def make(net, shape, classes, *, contrastive_epochs, contrastive_batch, period, 
             "dbd",
             epochs=contrastive_epochs,
             batch=contrastive_batch,
-            rule=train.sgd("contrastive_rate", schedule=cosine),
+            rule=train.sgd("contrastive_rate", schedule=train.cosine(period)),
         ),
         train.descend(
             lambda given: given.train,

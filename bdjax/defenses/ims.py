@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
-from bdjax.errors import InvalidInput
+from bdjax.models.parts import taps
 from bdjax.types import Array, Batch, Layer, Net, Trained, Weights, real
 
 CARD = Card(
@@ -57,18 +57,6 @@ CARD = Card(
 )
 
 TINY = 1e-8  # inside of logarithms
-
-
-def convolutions(net: Net) -> tuple[Layer, ...]:
-    """The convolutions of a network, those of shortcuts included, in forward order.
-
-    Raises:
-        InvalidInput: there is none.
-    """
-    found = tuple(layer for layer in net.layers if layer.kind == "conv")
-    if not found:
-        raise InvalidInput("ims: the network has no convolution; choose a convolutional network")
-    return found
 
 
 def factor(mask: Array, selection: Array, steepness: Array) -> Array:
@@ -150,7 +138,7 @@ def waiting(still: dict[str, Array], value: Array, gain: Array) -> dict[str, Arr
 def make(net, shape, classes, *, initial_rounds, rounds, batch, inner_steps, patience):
     """The masks are learned on clean images, then against perturbations, without and with sparsity."""
     del shape, classes
-    layers = convolutions(net)
+    layers = taps.convolution_layers(net, "ims")
 
     def ones(victim: Weights):
         flat = traverse_util.flatten_dict(victim.params)

@@ -15,8 +15,8 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
 from bdjax.keys import stream
 from bdjax.models.parts.statistics import reestimated
-from bdjax.train import curves, recipes
-from bdjax.types import Given, Key, Net, Stage, Trained, Weights
+from bdjax.train import curves
+from bdjax.types import Given, Key, Net, Trained, Weights
 
 CARD = Card(
     name="mcr",
@@ -101,28 +101,11 @@ def moved(net: Net, weights: Weights, key: Key, given: Given, batch: int, augmen
     return weights.replace(batch_stats=jax.lax.scan(step, weights.batch_stats, (order, keys))[0])
 
 
-def tuning(net: Net, rule, **how) -> Stage:
-    """Fine-tuning of the victim, which stays; the tuned model is carried as `end`."""
-
-    def gradient(_key, params, still, rows, _given):
-        found, batch_stats, info = train.loss_gradient(net, Weights(params, still["batch_stats"]), rows.image, rows)
-        return found, {"batch_stats": batch_stats}, info
-
-    def leave(key, state, given):
-        return Trained(given.victim, {"end": train.leave_weights(key, state, given).weights})
-
-    begin = train.begin_weights(net, fresh=False)
-    return train.descend(lambda given: given.clean, begin=begin, gradient=gradient, rule=rule, leave=leave, **how)
-
-
 def make(
     net, shape, classes, *, tuning_epochs, epochs, schedule, batch, rows, augment, curve, bends, accumulate, statistics
 ):
     """Tuning of the other end, then training of the bends."""
     del shape, classes
-
-    def cosine(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", 0)
 
     def again(key, _epoch, given, _still):
         order = train.shuffled(key, rows, batch)
@@ -131,6 +114,9 @@ def make(
     def ends(given):
         return given.victim, given.carry["end"]
 
+    def carry(key, state, given):
+        return Trained(given.victim, {"end": train.leave_weights(key, state, given).weights})
+
     def leave(key, state, given):
         found = curves.at(curves.CURVES[curve], ends(given), state.moving, given.settings["place"])
         if statistics == "estimated":
@@ -138,13 +124,15 @@ def make(
         found = found.replace(batch_stats=state.still["batch_stats"])
         return Trained(moved(net, found, key, given, batch, augment))
 
-    fall = {"late": curves.late, "cosine": cosine}[schedule]
+    fall = {"late": curves.late, "cosine": train.cosine()}[schedule]
     how = {"batch": batch, "order": again if rows else None, "augment": augment}
     return (
-        tuning(
+        train.supervised(
             net,
-            train.sgd("tuning_rate", decay="tuning_decay", schedule=fall),
+            lambda given: given.clean,
             epochs=tuning_epochs,
+            rule=train.sgd("tuning_rate", decay="tuning_decay", schedule=fall),
+            leave=carry,
             full=bool(rows),
             **how,
         ),

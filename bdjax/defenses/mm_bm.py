@@ -12,7 +12,7 @@ import optax
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.defenses.parts.bounding import activations, augmented_once, bounded, stage_inputs, with_bounds
+from bdjax.defenses.parts.bounding import activations, bounded, stage_inputs, with_bounds
 from bdjax.defenses.parts.thresholds import accepted
 from bdjax.keys import stream
 from bdjax.models.parts.taps import shapes
@@ -85,7 +85,7 @@ def make(net, shape, classes, *, stages, largest_start, correct_rows, augment, e
             largest = {tap: jnp.max(seen[tap], tuple(range(1, seen[tap].ndim))).astype(real()) for tap in taps}
             return jnp.argmax(logits, axis=1) == rows.label, largest
 
-        source = augmented_once(stream(key, "augment"), given.clean, given) if augment else given.clean
+        source = sources.augmented_once(stream(key, "augment"), given.clean, given) if augment else given.clean
         correct, largest = sources.each(source, look)
         used = correct if correct_rows else jnp.ones_like(correct)
         level = {tap: jnp.max(largest[tap]) if largest_start else given.settings["start"] for tap in taps}

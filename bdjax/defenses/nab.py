@@ -190,9 +190,6 @@ def make_encoder(net: Net, shape, classes: int, static: Mapping) -> Stage:
         kept = ~semi_supervised.lowest(given.carry["losses"], given.settings["away"])
         return Trained(at["own"], _judged(center_labels(point, label, kept, classes), label, given))
 
-    def cosine(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", static["label_period"])
-
     stage = contrastive.learn_views(
         net,
         shape,
@@ -200,7 +197,7 @@ def make_encoder(net: Net, shape, classes: int, static: Mapping) -> Stage:
         "nab",
         epochs=static["label_epochs"],
         batch=static["label_batch"],
-        rule=train.sgd("label_rate", schedule=cosine),
+        rule=train.sgd("label_rate", schedule=train.cosine(static["label_period"])),
     )
     return stage._replace(finish=leave)
 

@@ -14,7 +14,7 @@ from bdjax.cards import Card, Method, Setting
 from bdjax.keys import stream
 from bdjax.models.parts.norms import entries, norms, scaled
 from bdjax.train import optimizers
-from bdjax.types import Array, Batch, Given, Key, Layer, Net, PyTree, Trained, Weights, real
+from bdjax.types import Array, Batch, Given, Layer, Net, PyTree, Trained, Weights, real
 
 CARD = Card(
     name="nft",
@@ -52,11 +52,6 @@ CARD = Card(
 )
 
 
-def drawn_partner(key: Key, weight: Array) -> Array:
-    """A random order of the rows, int32 (b,), those of weight 0 last, as padding is."""
-    return jnp.lexsort((jax.random.uniform(key, weight.shape, real()), weight == 0))
-
-
 def mixed(net: Net, mask: dict[str, Array], batch_stats: PyTree, rows: Batch, given: Given, share, partner, classes):
     """The loss where every image keeps `share` and takes the rest of its partner's, in training mode."""
     image = share * rows.image + (1 - share) * rows.image[partner]
@@ -89,7 +84,7 @@ def make(net, shape, classes, *, epochs, steps, batch):
 
     def loss(key, mask, batch_stats, rows: Batch, given):
         share = jax.random.uniform(stream(key, "share"), (), real())  # Beta(1, 1)
-        partner = drawn_partner(stream(key, "partner"), rows.weight)
+        partner = train.drawn_partners(stream(key, "partner"), rows.weight)
         return mixed(net, mask, batch_stats, rows, given, share, partner, classes)
 
     def project(mask, still, _rows, given, _clock):

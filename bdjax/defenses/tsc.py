@@ -8,18 +8,16 @@ Both curves are phi(t) = (1 - t)^2 start + 2 t (1 - t) bend + t^2 end, whose ben
 1). The next round begins with the point of the second curve, fine-tuned.
 """
 
-import jax.numpy as jnp
-
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.defenses.parts.bounding import augmented_once
+from bdjax.defenses.parts.pruning import once
 from bdjax.keys import stream
 from bdjax.metrics import geometry
 from bdjax.models.parts import permutations
 from bdjax.models.parts.statistics import reestimated
-from bdjax.train import curves, recipes
-from bdjax.types import Given, Key, Net, Source, Stage, Trained, Weights
+from bdjax.train import curves
+from bdjax.types import Given, Key, Source, Trained, Weights
 
 CARD = Card(
     name="tsc",
@@ -70,33 +68,6 @@ CARD = Card(
 )
 
 
-def tuning(net: Net, epochs: int, **how) -> Stage:
-    """Fine-tuning of what the stage before left."""
-
-    def gradient(_key, params, still, rows, _given):
-        found, batch_stats, info = train.loss_gradient(net, Weights(params, still["batch_stats"]), rows.image, rows)
-        return found, {"batch_stats": batch_stats}, info
-
-    def fall(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", 0)
-
-    rule = train.sgd("tuning_rate", schedule=fall)
-    begin = train.begin_weights(net, fresh=False)
-    return train.descend(lambda given: given.clean, epochs=epochs, begin=begin, gradient=gradient, rule=rule, **how)
-
-
-def untrained(finish) -> Stage:
-    """A stage that hands its weights to `finish`, (key, weights, given) -> Trained."""
-    return Stage(
-        source=lambda given: sources.numbers(1),
-        epochs=1,
-        init=lambda key, given, weights: train.start(given, weights),
-        order=lambda key, weights, epoch, given: jnp.full((1, 1), -1, jnp.int32),
-        step=lambda key, weights, rows, given: (weights, {}),
-        finish=finish,
-    )
-
-
 def make(net, shape, classes, *, rounds, epochs, period, batch, feature_batch, tuning_epochs, augment):
     """The first permutation, then in every round two curves and, but for the last, fine-tuning."""
     del classes
@@ -104,7 +75,7 @@ def make(net, shape, classes, *, rounds, epochs, period, batch, feature_batch, t
 
     def clean(key: Key, given: Given) -> Source:
         rows = sources.shuffled(given.clean)
-        return augmented_once(key, rows, given) if augment else rows
+        return sources.augmented_once(key, rows, given) if augment else rows
 
     def permuted(key: Key, weights: Weights, like: Weights, alike: bool, given: Given) -> Weights:
         rows = clean(stream(key, "features"), given)
@@ -135,9 +106,6 @@ def make(net, shape, classes, *, rounds, epochs, period, batch, feature_batch, t
     def tuned(key, state, given):
         return apart(key, train.leave_weights(key, state, given).weights, given)
 
-    def fall(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", period)
-
     def bent(leave):
         return curves.bending(
             net,
@@ -145,7 +113,7 @@ def make(net, shape, classes, *, rounds, epochs, period, batch, feature_batch, t
             ends,
             epochs=epochs,
             batch=batch,
-            rule=train.sgd(schedule=fall),
+            rule=train.sgd(schedule=train.cosine(period)),
             leave=leave,
             decay="point_decay",
             augment=augment,
@@ -153,8 +121,18 @@ def make(net, shape, classes, *, rounds, epochs, period, batch, feature_batch, t
 
     between = (bent(near), bent(again))
     if tuning_epochs:
-        between = (bent(near), bent(plain), tuning(net, tuning_epochs, batch=batch, leave=tuned, augment=augment))
-    return untrained(apart), *between * (rounds - 1), bent(near), bent(plain)
+        tuning = train.supervised(
+            net,
+            lambda given: given.clean,
+            epochs=tuning_epochs,
+            batch=batch,
+            rule=train.sgd("tuning_rate", schedule=train.cosine()),
+            leave=tuned,
+            augment=augment,
+        )
+        between = (bent(near), bent(plain), tuning)
+    untrained = once(lambda _key, _given, weights: (weights, {}))._replace(finish=apart)
+    return untrained, *between * (rounds - 1), bent(near), bent(plain)
 
 
 TSC = Method(CARD, make)

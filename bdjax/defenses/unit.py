@@ -13,7 +13,7 @@ import optax
 from bdjax import metrics, train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.defenses.parts.bounding import activations, augmented_once, bounded, with_bounds
+from bdjax.defenses.parts.bounding import activations, bounded, with_bounds
 from bdjax.defenses.parts.thresholds import accepted
 from bdjax.keys import stream
 from bdjax.models.parts.taps import shapes
@@ -106,7 +106,7 @@ def make(net, shape, classes, *, steps, patience, augment):
         if not augment:
             return source
         key = jax.random.wrap_key_data(frozen, impl="threefry2x32")
-        return augmented_once(stream(key, name), source, given)
+        return sources.augmented_once(stream(key, name), source, given)
 
     def begin(key, given, _weights):
         frozen = jax.random.key_data(stream(key, "augment"))

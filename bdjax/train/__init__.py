@@ -2,8 +2,8 @@
 
 from bdjax.train.descend import Clock, State, descend
 from bdjax.train.losses import accuracy, cross_entropy, loss_gradient, mean, symmetric_cross_entropy
-from bdjax.train.orders import chosen, cycled, shuffled, steps_per_epoch
-from bdjax.train.rules import adam, each, idle, sgd
+from bdjax.train.orders import chosen, cycled, drawn_partners, shuffled, steps_per_epoch
+from bdjax.train.rules import adam, cosine, each, idle, sgd
 from bdjax.train.run import advance, begin, finish, fit, steps_in
 from bdjax.train.supervised import begin_weights, leave_weights, look_ahead, recipe, start, supervised
 
@@ -16,9 +16,11 @@ __all__ = [
     "begin",
     "begin_weights",
     "chosen",
+    "cosine",
     "cross_entropy",
     "cycled",
     "descend",
+    "drawn_partners",
     "each",
     "finish",
     "fit",

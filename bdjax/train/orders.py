@@ -31,6 +31,13 @@ def chosen(key: Key, mask: Array, batch: int) -> Array:
     return jnp.pad(order, (0, steps * batch - size), constant_values=-1).reshape(steps, batch)
 
 
+def drawn_partners(key: Key, weight: Array) -> Array:
+    """With which row each is mixed, int32 (m,): a random order of the rows, which leaves padding among itself."""
+    padding = weight == 0
+    order = jnp.lexsort((jax.random.uniform(key, weight.shape, real()), padding))
+    return jnp.zeros_like(order).at[jnp.argsort(padding)].set(order)
+
+
 def cycled(key: Key, mask: Array, batch: int, steps: int) -> Array:
     """The rows where mask bool (n,) is true, over and over, int32 (steps, batch): passes in random orders of their own.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdjax.train import optimizers
+from bdjax.train import optimizers, recipes
 from bdjax.train.descend import Clock
 from bdjax.types import Array, Given
 
@@ -14,6 +14,11 @@ from bdjax.types import Array, Given
 def constant(_clock: Clock) -> float:
     """The schedule that leaves the rate as it is."""
     return 1.0
+
+
+def cosine(period: int = 0) -> Callable[[Clock], Array | float]:
+    """The schedule of half a cosine, by epochs: see `recipes.rate`. period: in epochs; 0 for the stage's length."""
+    return lambda clock: recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", period)
 
 
 def sgd(

@@ -15,7 +15,7 @@ from bdjax.cards import Setting
 from bdjax.keys import stream
 from bdjax.train.descend import BeginFn, RuleFn, descend
 from bdjax.train.losses import mean
-from bdjax.train.orders import cycled
+from bdjax.train.orders import cycled, drawn_partners
 from bdjax.types import Array, Batch, FinishFn, Given, Key, Net, PyTree, SourceFn, Stage, Weights, real
 
 SETTINGS = {
@@ -45,13 +45,6 @@ def guess(net: Net, weights: Weights, views: tuple[Batch, Batch], sharpening) ->
         total, weights = total + jax.nn.softmax(logits), weights.replace(batch_stats=batch_stats)
     raised = (total / len(views)) ** (1 / sharpening)
     return jax.lax.stop_gradient(raised / jnp.sum(raised, 1, keepdims=True)), weights.batch_stats
-
-
-def drawn_partners(key: Key, weight: Array) -> Array:
-    """With which row each is mixed, int32 (m,): a random order of the rows, which leaves padding among itself."""
-    padding = weight == 0
-    order = jnp.lexsort((jax.random.uniform(key, weight.shape, real()), padding))
-    return jnp.zeros_like(order).at[jnp.argsort(padding)].set(order)
 
 
 def drawn_share(key: Key, mix: Array) -> Array:

@@ -31,6 +31,7 @@ def supervised(
     augment: bool | AugmentFn = True,
     gradient: Callable = _plain,
     slope: GradientFn | None = None,
+    rule: RuleFn | None = None,
     begin: BeginFn | None = None,
     leave: FinishFn | None = None,
     order: OrderOfFn | None = None,
@@ -48,6 +49,7 @@ def supervised(
         gradient: (net, weights, image, batch, given) -> (gradients, batch_stats, info).
         slope: in place of `gradient` where it draws or remembers: see `GradientFn`; `moving` are the parameters,
             `still` has their `batch_stats`.
+        rule: as for `descend`; None for SGD by the recipe, which alone reads schedule, period, nesterov and factors.
         begin, leave, order, full, project, augment: as for `descend`; None for weights alone.
         factors: parameters -> per-parameter learning-rate multipliers, 0 for those that stay as they are; None for
             those that `given.settings` ask for.
@@ -67,7 +69,7 @@ def supervised(
         batch=batch,
         begin=begin or begin_weights(net, fresh, lookahead),
         gradient=slope or plain,
-        rule=recipe(net, schedule, period, nesterov, factors),
+        rule=rule or recipe(net, schedule, period, nesterov, factors),
         leave=leave or leave_weights,
         order=order,
         full=full,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import bdjax
+from bdjax import train
 from bdjax.cards import lookup
 from bdjax.data import views
 from bdjax.keys import root, stream
@@ -226,7 +227,7 @@ def mix(folder, model, rule, stage, state, given, image, label, before=BEFORE, r
         labeled.append({"img": common.to_torch(dim(views["labeled"], one)), "target": torch.tensor(target).long()})
         unlabeled.append({f"img{n}": common.to_torch(dim(views[name], one[::-1])) for n, name in enumerate(views) if n})
         shares.append(float(semi_supervised.drawn_share(stream(key, "share"), settings["mix"])))
-        partners.append(np.array(semi_supervised.drawn_partners(stream(key, "turn"), jnp.ones(3 * BATCH))))
+        partners.append(np.array(train.drawn_partners(stream(key, "turn"), jnp.ones(3 * BATCH))))
         read = {"labeled": given.train.read(rows), "unlabeled": given.train.read(other)}
         state, _ = jax.jit(lambda key, state, read: stage.step(key, state, read, given))(key, state, read)
     names = "mixmatch_train", "interleave", "interleave_offsets"

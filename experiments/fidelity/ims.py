@@ -15,7 +15,8 @@ import torch
 
 import bdjax
 from bdjax.cards import lookup
-from bdjax.defenses.ims import convolutions, masked, outer, perturbation, waiting
+from bdjax.defenses.ims import masked, outer, perturbation, waiting
+from bdjax.models.parts.taps import convolution_layers
 from bdjax.types import Batch
 from experiments.fidelity import common
 
@@ -57,7 +58,7 @@ def masked_size(weights, layer):
 
 def ours(made, image, label, start):
     """Per stage: the perturbation, and masks after each step; then the folded weights' logits."""
-    layers, settings = convolutions(made.net), lookup("ims", bdjax.DEFENSES, "defense").traced
+    layers, settings = convolution_layers(made.net, "ims"), lookup("ims", bdjax.DEFENSES, "defense").traced
     rows = Batch(jnp.asarray(image), jnp.asarray(label), jnp.arange(len(label)), jnp.ones(len(label)))
     rule, found = optax.adamw(settings["learning_rate"], weight_decay=settings["weight_decay"]), {}
 
@@ -169,7 +170,7 @@ def compare(folder):
     figures = {}
     for network in ("preact_resnet18", "resnet18"):
         made = common.keen(common.pair(network), image)
-        start = starts(convolutions(made.net), made.weights)
+        start = starts(convolution_layers(made.net, "ims"), made.weights)
         (mine, folded), (other, hooked) = ours(made, image, label, start), theirs(folder, made, image, label, start)
         for stage in mine:
             for number, (one, two) in enumerate(zip(mine[stage], other[stage], strict=True), 1):

@@ -4,13 +4,11 @@ The bounds are parameters under `bounds`, one array for each bounded tap. A boun
 with, after the bound; an edit of it comes last.
 """
 
-import jax
 import jax.numpy as jnp
 
-from bdjax.data import sources
 from bdjax.errors import InvalidInput
 from bdjax.models.parts.layers import NO_EDIT
-from bdjax.types import Array, Given, Key, Layer, Net, Source, Weights, real
+from bdjax.types import Array, Key, Layer, Net, Weights, real
 
 OWN = "bounds"
 ACTIVATIONS = ("relu", "gelu")
@@ -84,12 +82,3 @@ def bounded(net: Net, sizes: dict[str, tuple[int, ...]]) -> Net:
 def with_bounds(weights: Weights, bounds: dict[str, Array]) -> Weights:
     """Weights of a bounded network: those of the plain one, and the bounds by tap."""
     return weights.replace(params={**weights.params, OWN: bounds})
-
-
-def augmented_once(key: Key, source: Source, given: Given) -> Source:
-    """The rows under the dataset's augmentation, which is the same whenever the same batches are read."""
-
-    def change(rows):
-        return rows.replace(image=given.augment(jax.random.fold_in(key, rows.row[0]), rows.image))
-
-    return sources.mapped(source, change)

@@ -13,7 +13,6 @@ from bdjax.detection import fct
 from bdjax.detection.parts import sensitivity
 from bdjax.detection.parts.scoring import score_all
 from bdjax.models.parts import heads
-from bdjax.train import recipes
 from bdjax.types import Array, Batch, Defense, Detector, Given, Net, Trained
 
 _SCORE = fct.CARD.settings
@@ -71,15 +70,12 @@ def stages(
     """
     tap = heads.reads(net, method)
 
-    def cosine(clock):
-        return recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", split_period)
-
     learned = sensitivity.learn(
         net,
         tap,
         lambda given: given.train,
         classes,
-        train.sgd("split_rate", decay="split_decay", schedule=cosine),
+        train.sgd("split_rate", decay="split_decay", schedule=train.cosine(split_period)),
         epochs=split_epochs,
         tuning_epochs=split_tuning_epochs,
         batch=split_batch,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.checksums import checksum
 from bdjax.io.files import DAMAGED, set_aside, write_atomically
 from bdjax.io.store.store import read_json
@@ -65,13 +65,11 @@ class Checkpoint:
         Args:
             like: gives the shapes of the state that stands at a position, or raises where that cannot be one.
         """
-        for path, about in sorted(
-            _marked(self.folder.glob("*/about.json")), key=lambda found: _place(found[1]), reverse=True
-        ):
+        found = sorted(_marked(self.folder.glob("*/about.json")), key=lambda one: _place(one[1]), reverse=True)
+        for path, about in found:
+            position = about["position"]
             try:
-                return about["position"], self._restore(
-                    path / about["state"], about["checksum"], like(about["position"])
-                )
+                return position, self._restore(path / about["state"], about["checksum"], like(position))
             except FileNotFoundError:  # its writer has just written the next one, or is done
                 continue
             except (ValueError, KeyError, OSError, TypeError, IndexError) as error:
@@ -98,27 +96,24 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def marker(path: Path) -> dict[str, Any] | None:
-    """What a marker says; None where there is none. A damaged one is set aside with the checkpoint that it is of."""
-    wrong = fault(path)
-    if wrong:
-        set_aside(path.parent, wrong)
-        return None
-    return read_json(path)
+def read_marker(path: Path) -> dict[str, Any] | None:
+    """What a marker says; None where there is none any more.
 
-
-def fault(path: Path) -> str:
-    """What is wrong with a marker; "" where nothing is, or where there is none any more."""
+    Raises:
+        Damaged: it says what cannot be.
+    """
     try:
         about = read_json(path, ("jobs", "position", "state", "checksum"))
         if about is None:
-            return ""
+            return None
         names, place = about["jobs"], _place(about)
         whole = names and all(isinstance(name, str) for name in names) and all(isinstance(one, int) for one in place)
         texts = all(isinstance(about[name], str) and "/" not in about[name] for name in ("state", "checksum"))
-        return "" if whole and texts and about["state"] else "its marker says what cannot be"
-    except (InvalidInput, KeyError, TypeError, RecursionError) as error:
-        return str(error)
+    except (InvalidInput, KeyError, TypeError) as error:
+        raise Damaged(str(error)) from error
+    if not (whole and texts and about["state"]):
+        raise Damaged("its marker says what cannot be")
+    return about
 
 
 def _place(about: dict[str, Any]) -> tuple[int, ...]:
@@ -139,9 +134,15 @@ def unfinished(folder: Path) -> list[tuple[Path, list[str]]]:
 
 
 def _marked(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders of writers with a whole marker, and what it says; those that were set aside are left out."""
+    """The folders of writers with a whole marker, and what it says; one whose marker is damaged is set aside."""
     for path in paths:
-        about = marker(path) if path.parent.suffix != DAMAGED else None
+        if path.parent.suffix == DAMAGED:
+            continue
+        try:
+            about = read_marker(path)
+        except Damaged as error:
+            set_aside(path.parent, error)
+            continue
         if about:
             yield path.parent, about
 

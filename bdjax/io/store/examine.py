@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import InvalidInput
 from bdjax.io.files import DAMAGED
 from bdjax.io.store import checkpoints, results
 from bdjax.io.store.store import read_json
@@ -43,8 +43,9 @@ def examine(folder: Path) -> Iterator[Finding]:
         for path in sorted((folder / name).glob("[!.]*.safetensors")):
             yield from _read(path, load)
     for path in sorted((folder / "checkpoints").glob("*/*/about.json")):
-        if path.parent.suffix != DAMAGED and checkpoints.fault(path):
-            yield Finding("damaged", path.parent, str(checkpoints.fault(path)))
+        if path.parent.suffix != DAMAGED:
+            for finding in _read(path, checkpoints.read_marker):
+                yield finding._replace(path=path.parent)
     yield from _orphans(folder, index)
     for path in sorted(folder.glob("**/*")):
         if path.suffix == DAMAGED:
@@ -56,7 +57,7 @@ def examine(folder: Path) -> Iterator[Finding]:
 def _read(path: Path, read: Callable) -> Iterator[Finding]:
     try:
         read(path)
-    except (Damaged, InvalidInput) as error:
+    except InvalidInput as error:
         yield Finding("damaged", path, str(error))
 
 

@@ -94,6 +94,9 @@ class Store:
     def _signs(self) -> list[Path]:
         return list((self.folder / "claims").glob("*.writer"))
 
+    def _claim(self, name: str) -> Path:
+        return self.folder / "claims" / f"{name}.claim"
+
     def _sign(self, writer: str) -> Path:
         return self.folder / "claims" / f"{writer}.writer"
 
@@ -150,7 +153,7 @@ class Store:
         taken = []
         with self._locked():
             for name in names:
-                path = self.folder / "claims" / f"{name}.claim"
+                path = self._claim(name)
                 owner = path.read_text() if path.exists() else ""
                 if owner not in ("", self.writer) and self._alive(owner):
                     continue
@@ -167,7 +170,7 @@ class Store:
             ClaimLost: this writer was silent for so long that another one took them over.
         """
         for name in names:
-            path = self.folder / "claims" / f"{name}.claim"
+            path = self._claim(name)
             if not path.exists() or path.read_text() != self.writer:
                 raise ClaimLost(name)
 
@@ -175,7 +178,7 @@ class Store:
         """A living writer that works on one of `names`, and for how many seconds it has been silent; None if none."""
         self._live()
         for name in names:
-            path = self.folder / "claims" / f"{name}.claim"
+            path = self._claim(name)
             with contextlib.suppress(OSError):
                 owner = path.read_text()
                 if owner != self.writer and self._alive(owner):
@@ -186,7 +189,7 @@ class Store:
         """Give claims back, but for those that another writer took over."""
         with self._locked():
             for name in names:
-                path = self.folder / "claims" / f"{name}.claim"
+                path = self._claim(name)
                 if path.exists() and path.read_text() == self.writer:
                     path.unlink()
 

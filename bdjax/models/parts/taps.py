@@ -5,7 +5,7 @@ import math
 import jax
 
 from bdjax.errors import InvalidInput
-from bdjax.types import Net, real
+from bdjax.types import Layer, Net, real
 
 
 def shapes(net: Net, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -41,6 +41,15 @@ def checked_map(net: Net, shape: tuple[int, ...], tap: str, method: str) -> str:
     return tap
 
 
+def convolution_layers(net: Net, method: str) -> tuple[Layer, ...]:
+    """All convolutions, in forward order.
+
+    Raises:
+        InvalidInput: the network has none.
+    """
+    return _some(tuple(layer for layer in net.layers if layer.kind == "conv"), method)
+
+
 def convolutions(net: Net, method: str) -> list[str]:
     """The taps of convolutions larger than 1x1, in forward order.
 
@@ -55,7 +64,10 @@ def convolutions(net: Net, method: str) -> list[str]:
             node = node[name]
         return math.prod(node["kernel"].shape[:2])
 
-    found = [layer.tap for layer in net.layers if layer.kind == "conv" and size(layer.path) > 1]
+    return _some([layer.tap for layer in convolution_layers(net, method) if size(layer.path) > 1], method)
+
+
+def _some(found, method: str):
     if not found:
         raise InvalidInput(f"{method}: the network has no convolution; choose a convolutional network")
     return found
