@@ -58,9 +58,9 @@ LACKING = ("tyro", "tensorflow_datasets", "array_record", "h5netcdf")
 
 
 def unit(path: Path) -> str:
-    """The folder or module of the package that a file belongs to; bdjax for the package's own file."""
+    """The folder or module of the package that a file belongs to; bdjax for the package's own files."""
     first = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    return "bdjax" if first == "__init__" else first
+    return "bdjax" if first in ("__init__", "__main__") else first
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -63,6 +63,23 @@ def test_four_devices(alone, data, tmp_path):
     same(alone, tmp_path)
 
 
+def test_one_cell_a_device_by_the_command(tmp_path):
+    """Four devices with a cell each, through the command, on digits, where sums are long enough to be split.
+
+    XLA splits them among its threads, which are as many as devices; so `map` has to have as many.
+    """
+    lines = "attacks = ['badnets']", "ratios = [0.0, 0.1]", "seeds = [0, 1]", "recipe = 'epochs=2,batch=64'"
+    (tmp_path / "study.toml").write_text("\n".join(lines))
+    for driver, count in ("shard", 4), ("map", 1):
+        flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+        flags.append(f"--xla_force_host_platform_device_count={count}")
+        environment = os.environ | {"XLA_FLAGS": " ".join(flags), "NPROC": "4"}
+        command = [sys.executable, "-m", "bdjax", "run", "study.toml", "--driver", driver, "--out", driver]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert json.loads((tmp_path / "shard" / "plan.json").read_text())["threads"] == 4
+    same((bdjax.load(tmp_path / "map"), tmp_path / "map"), tmp_path / "shard")
+
+
 def cluster(data: Path, out: Path) -> list:
     """Two processes of two devices in a `jax.distributed` cluster, the leader first; each step has a checkpoint."""
     with socket.socket() as found:

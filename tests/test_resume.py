@@ -337,6 +337,18 @@ def test_whoever_waits_says_for_whom(alone, data, tmp_path, monkeypatch):
         assert re.fullmatch(f"2 results are missing; waiting for {other.writer}, last seen [0-9] s ago", text)
 
 
+def test_other_threads_than_the_folder_was_begun_with_are_said(data, tmp_path, monkeypatch):
+    """XLA splits long sums among its threads, so bits depend on their number; nothing is said where it is the same."""
+    study, recorder, told = tiny.study(data, seeds=(0,), ratios=(0.1,)), Steps(), []
+    recorder.note = told.append
+    monkeypatch.setenv("NPROC", "8")
+    for count in "8", "8", "16":
+        monkeypatch.setenv("NPROC", count)
+        bdjax.run(study, tmp_path, recorder)
+    (text,) = told
+    assert "begun with 8 CPU threads and goes on with 16" in text and "NPROC=8" in text
+
+
 def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
     out = tmp_path / "out"
     bdjax.run(tiny.study(data, **STUDY), out)

@@ -5,6 +5,7 @@ donated, `cell` is read, `shared` is the same for all. The lifted function takes
 cells that are really there; the stack is filled up to its capacity with copies, whose results mean nothing.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -106,6 +107,17 @@ def mesh(how: str, cells: int) -> Mesh | None:
 def devices(mesh: Mesh | None) -> int:
     """How many devices cells are spread over."""
     return mesh.size if mesh else 1
+
+
+def threads() -> int:
+    """How many threads XLA's programs share on a CPU, 0 elsewhere.
+
+    It splits sums over many rows among them, so the last bits of a result depend on their number: that of the cores
+    this process may use, or NPROC where the environment has it, or of the devices where those are more.
+    """
+    if jax.default_backend() != "cpu":
+        return 0
+    return max(int(os.environ.get("NPROC") or len(os.sched_getaffinity(0))), jax.local_device_count())
 
 
 def whole(cells: int, mesh: Mesh | None) -> int:

@@ -97,6 +97,7 @@ class _Runner:
         models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
         self.context.progress.begin(len(models), sum(map(self._done, models)))
         self.context.plan = self.store.update_json("plan.json", results.PLAN, self._planned)
+        self._compare_threads(self.context.plan["threads"], lift.threads())
         self.context.shared = lift.everywhere(self.context.shared, self.context.mesh)
 
     def _planned(self, held: dict | None) -> dict:
@@ -114,7 +115,14 @@ class _Runner:
             return held
         self.context.progress.stage("choosing a driver", 0)
         driver, form = drivers.choose(self.context.work, self.context.shared)
-        return {"driver": driver, "convolution": form, "groups": {}, "held": {}}
+        return {"driver": driver, "convolution": form, "threads": lift.threads(), "groups": {}, "held": {}}
+
+    def _compare_threads(self, first: int, now: int) -> None:
+        """Say where results that are added will not have the bits that they would have had there."""
+        if first != now:
+            cure = f"; NPROC={first} in the environment prevents it" if jax.local_device_count() <= first else ""
+            text = f"the study was begun with {first} CPU threads and goes on with {now}, which changes last bits{cure}"
+            self.context.progress.note(text)
 
     def run(self) -> None:
         """Do all jobs that are not done, sharing them with other writers of the folder."""

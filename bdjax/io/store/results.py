@@ -32,7 +32,7 @@ CHECKSUM = "checksum"
 
 KINDS = ("run", "score", "audit", "detect")
 STUDY = ("base", "attributes", "defenses", "cards", "cells", "detections")
-PLAN = ("driver", "convolution", "groups", "held")
+PLAN = ("driver", "convolution", "threads", "groups", "held")
 PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
 """Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
 
@@ -325,7 +325,7 @@ class _Table:
             oracle=("defense", [bool(about[name]["oracle"]) for name in self.axes["defense"]]),
             version=("defense", [int(about[name]["version"]) for name in self.axes["defense"]]),
         )
-        plan = read_json(folder / "plan.json", PLAN) or {"driver": "", "convolution": "", "groups": {}, "held": {}}
+        plan = read_json(folder / "plan.json", PLAN) or dict(driver="", convolution="", threads=0, groups={}, held={})
         found.attrs = index["attributes"] | {
             "driver": plan["driver"],
             "convolution": plan["convolution"],
