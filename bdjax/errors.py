@@ -1,5 +1,7 @@
 """The errors that mean: what you gave cannot be used, and here is what can."""
 
+import re
+
 
 class InvalidInput(ValueError):
     """A value that the user gave cannot be used; the message says what was given, what is allowed and what to do.
@@ -10,3 +12,12 @@ class InvalidInput(ValueError):
 
 class Damaged(InvalidInput):
     """A file of a study is not what was once written there. A study that runs sets it aside and makes it again."""
+
+
+OUT_OF_MEMORY = "out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or XLA by a RuntimeError of its own, found no more memory."""
+    found = isinstance(error, RuntimeError) and re.search("RESOURCE_EXHAUSTED|Out of memory", str(error))
+    return isinstance(error, MemoryError) or bool(found)

@@ -398,11 +398,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_chunk_begins_again(data, tmp_
     monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
 
     def stop(self):
-        raise RuntimeError("killed")
+        raise KeyboardInterrupt("killed")
 
     monkeypatch.setattr(chunks._Run, "run", lambda self: original(self) and stop(self))
     original = ORIGINAL_RUN
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(KeyboardInterrupt, match="killed"):
         bdjax.run(tiny.study(data), tmp_path / "out")
     monkeypatch.setattr(chunks._Run, "run", original)
     kept = first(tmp_path, "out/checkpoints/*/*/about.json").parent

@@ -7,14 +7,13 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import OUT_OF_MEMORY, InvalidInput, is_out_of_memory
 
 AGAIN = 1.0
 """Seconds after which a signal that ends the command comes again, until the command is gone."""
@@ -49,9 +48,9 @@ def status(action: Callable[[], None]) -> int:
     except OSError as error:
         return _unusable(error)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
+        if not is_out_of_memory(error):
             raise
-        return _fail("out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model", 2)
+        return _fail(OUT_OF_MEMORY, 2)
     return 0
 
 

@@ -8,15 +8,26 @@ from bdjax.cli.clock import timed, wall_seconds
 
 
 def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
-    """Run a study, or a share of it, with its progress shown, then print its table and write its page and exports."""
+    """Run a study, or a share of it, with its progress shown, then print its table and write its page and exports.
+
+    Raises:
+        Failed: something went wrong in some groups of cells; what the others found has been shown then.
+    """
     from bdjax.engine import progress
     from bdjax.engine import run as engine
+    from bdjax.engine.failures import Failed
 
     use_cores()
     keep_compiled()
+    failed = None
     with timed(out):
-        engine.run(study, out, progress.automatic(), share)
+        try:
+            engine.run(study, out, progress.automatic(), share)
+        except Failed as error:
+            failed = error
     present([out], out)
+    if failed:
+        raise failed
 
 
 def present(folders: list[Path], out: Path, bound: float | None = None, forms=(), name="") -> None:

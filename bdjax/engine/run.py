@@ -13,6 +13,7 @@ import xarray as xr
 from bdjax.cells import lift, memory
 from bdjax.cells.functions import Shared
 from bdjax.engine import chunks, drivers, programs, signals
+from bdjax.engine.failures import Failures, needed
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Progress, Silent
 from bdjax.engine.signals import Interrupted
@@ -51,6 +52,7 @@ def run(
 
     Raises:
         InvalidInput: something in the study or in the folder cannot be used; nothing has been trained then.
+        Failed: something went wrong in some groups of cells; the others are done, and all that is there can be loaded.
         Interrupted: SIGINT or SIGTERM came; the same call goes on from there.
     """
     if not 1 <= share[0] <= share[1]:
@@ -90,6 +92,7 @@ class _Runner:
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
+        self.failures = Failures(store.folder)
 
     def begin(self) -> None:
         """See what is there, and decide how cells are batched."""
@@ -148,19 +151,26 @@ class _Runner:
 
     def _run(self) -> None:
         waited = 0
-        while any(not self._done(job) for group in self.groups for job in group.jobs):
+        while self._left():
             worked = any([self._run_group(group) for group in self._round()])
             waited = 0 if worked else waited + 1
             if not worked:
                 self._wait(waited)
         self._heed()
         sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
+        self.failures.check()
+
+    def _left(self) -> list[str]:
+        """Addresses that are missing and can still come."""
+        lost = self.failures.lost(self.groups)
+        jobs = [job for group in self.groups for job in group.jobs]
+        return [job.address for job in jobs if job.address not in lost and not self._done(job)]
 
     def _wait(self, waited: int) -> None:
         """Let another writer go on, which has all the rest; say for whom once in WAITING polls."""
         self._heed()
         if waited % WAITING == 0:
-            left = [job.address for group in self.groups for job in group.jobs if not self._done(job)]
+            left = self._left()
             owner = self.store.owner(left)
             whom = f"{owner[0]}, last seen {owner[1]:.0f} s ago" if owner else "another writer"
             self.context.progress.note(f"{len(left)} results are missing; waiting for {whom}")
@@ -196,8 +206,7 @@ class _Runner:
         return job.address in self.found and (job.kind not in TRAINING or self.store.has_model(job.address))
 
     def _ready(self, job: Job) -> bool:
-        needed = (job.model, job.clean_model, job.trigger, job.selection)
-        return all(self.store.has_model(name) for name in needed if name)
+        return all(map(self.store.has_model, needed(job)))
 
     def _heed(self) -> None:
         if self.context.told():
@@ -205,9 +214,17 @@ class _Runner:
 
     def _run_group(self, group: Group) -> bool:
         """Do those of a group's jobs that are missing, ready and free; whether there were any."""
+        if group in self.failures:
+            return False
         try:
             return self._run_chunks(group)
         except Damaged:  # what it needs is set aside, and has to be made again first
+            return True
+        except OSError:  # a full or failing disk is nobody's group's own
+            raise
+        except Exception as error:
+            group.programs.clear()
+            self.context.progress.note(self.failures.add(group, error))
             return True
 
     def _run_chunks(self, group: Group) -> bool:
@@ -221,6 +238,7 @@ class _Runner:
             worked |= self._run_chunk(group, chunk)
         if all(map(self._done, group.jobs)):
             group.programs.clear()
+            self.failures.forget(group)
         return worked
 
     def _next(self, group: Group, left: list[Job]) -> list[Job]:

@@ -1,5 +1,7 @@
 """The study in a few plain sentences, all numbers from the results and none about what has not run."""
 
+import json
+
 import xarray
 
 from bdjax.io.store.results import DIVERGED, OK, UNASKED
@@ -33,7 +35,8 @@ def unfinished(results: xarray.Dataset) -> str:
     parts = [f"{models[0]:,} of {models[1]:,} models are finished"] if models[1] else []
     parts += [f"{there:,} of {asked:,} cells have their numbers"]
     parts += [f"{judged[0]:,} of {judged[1]:,} detections are finished"] if judged[1] else []
-    return f"{'Unfinished' if there else 'Nothing to show yet'}: {', '.join(parts)}."
+    failed = [f"Failed: {line}." for line in json.loads(results.attrs.get("failures", "[]"))]
+    return " ".join([f"{'Unfinished' if there else 'Nothing to show yet'}: {', '.join(parts)}.", *failed])
 
 
 def _counts(results: xarray.Dataset, name: str) -> tuple[int, int]:

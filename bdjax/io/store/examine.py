@@ -1,4 +1,4 @@
-"""Looking through a study's folder: what is damaged, what belongs to no cell, and what was left over."""
+"""Looking through a study's folder: what is damaged, what failed, what belongs to no cell, and what was left over."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +21,9 @@ TREES: dict[str, Callable] = {
 
 
 class Finding(NamedTuple):
-    """Something in a folder that a study does not need or cannot use."""
+    """Something in a folder that a study lacks, does not need or cannot use."""
 
-    kind: str  # damaged, orphaned, left over
+    kind: str  # damaged, failed, orphaned, left over
     path: Path
     about: str
 
@@ -46,6 +46,8 @@ def examine(folder: Path) -> Iterator[Finding]:
         if path.parent.suffix != DAMAGED:
             for finding in _read(path, checkpoints.read_marker):
                 yield finding._replace(path=path.parent)
+    for line in results.failures(folder):
+        yield Finding("failed", folder / "failures", line)
     yield from _orphans(folder, index)
     for path in sorted(folder.glob("**/*")):
         if path.suffix == DAMAGED:

@@ -37,6 +37,11 @@ PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
 """Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
 
 
+def failures(folder: Path) -> list[str]:
+    """What went wrong in each group of cells that failed and was not done since: a line each."""
+    return [path.read_text(errors="replace").partition("\n")[0] for path in sorted((folder / "failures").glob("*.txt"))]
+
+
 def write_shard(
     folder: Path, kind: str, rows: Mapping[str, Any], curves: Mapping[str, np.ndarray] | None = None
 ) -> None:
@@ -334,6 +339,7 @@ class _Table:
             "models": len({cell["model"] for cell in index["cells"]}),
             "models_finished": len(self.trained),
             "memory": json.dumps(plan["held"]),
+            "failures": json.dumps(failures(folder)),
             "programs": json.dumps([{name: group[name] for name in PROGRAM} for group in plan["groups"].values()]),
         }
         return found
