@@ -82,6 +82,7 @@ SMALLEST = {
     "d_st": "split_epochs=1,split_tuning_epochs=1,split_batch=16,redraw=true,contrastive_epochs=2,contrastive_batch=16,"
     "contrastive_warmup=1,epochs=2,batch=16,warmup=1,poisoned_share=0.2",
     "d_br": "split_epochs=1,split_tuning_epochs=1,split_batch=16,epochs=1,batch=16,poisoned_share=0.2",
+    "refine": "width=2,halvings=2,epochs=3,batch=8,drop_last=false,first_drop=1,second_drop=2",
     "audit retuning": "rows=10,poisoned=2,epochs=1,batch=5",
     "audit reactivation": "rows=10,poisoned=2,epochs=1,batch=5,width=6,generator_epochs=2,generator_batch=15",
     "audit connectivity": "points=3,epochs=1,batch=8",

@@ -32,6 +32,7 @@ from bdjax.defenses.none import NONE
 from bdjax.defenses.npd import NPD
 from bdjax.defenses.pam import PAM
 from bdjax.defenses.pdb import PDB
+from bdjax.defenses.refine import REFINE
 from bdjax.defenses.rnp import RNP
 from bdjax.defenses.sau import SAU
 from bdjax.defenses.scan import SCAN
@@ -84,4 +85,5 @@ DEFENSES = {
     "tsc": TSC,
     "d_st": D_ST,
     "d_br": D_BR,
+    "refine": REFINE,
 }
