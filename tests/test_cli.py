@@ -140,7 +140,7 @@ BAD_TOML = {
     "attacks = [1, 2]": "attacks: 1; give text",
     "attacks = true": "attacks: True; give text",
     "attacks = 2020-01-01": "attacks: datetime.date(2020, 1, 1); give text",
-    "plugins = [3]": "plugins: 3; give text",
+    "plugins = ['evil']": "study.toml runs the code of ['evil']; look at it and give --trust",
     "seeds = [1.5]": "seeds 1.5; give numbers",
     "seeds = 1.5": "seeds 1.5; give numbers",
     "seeds = ['0:x']": "seeds '0:x'; give numbers",
@@ -156,6 +156,13 @@ BAD_TOML = {
 def test_bad_toml_is_refused_in_one_line(refused, tmp_path, text):
     (tmp_path / "study.toml").write_bytes(text.encode(errors="surrogateescape"))
     assert BAD_TOML[text] in refused("run", "study.toml")
+
+
+def test_plugins_of_toml_are_imported_where_it_is_trusted(monkeypatch, asked, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("study.toml").write_text("plugins = ['plug']")
+    assert cli.main(["run", "study.toml", "--trust"]) == cli.main(["run", "study.toml", "--plugin", "own"]) == 0
+    assert [study.plugins for study, _ in asked] == [("plug",), ("own",)]
 
 
 @pytest.mark.parametrize("path", ["missing.toml", "."])
@@ -268,7 +275,7 @@ def test_options_win_over_toml(asked, tmp_path):
 
 def test_every_field_of_a_study_has_an_option():
     fields = {field.name for field in dataclasses.fields(bdjax.Study)} - {"plugins"}
-    options = {field.name for field in dataclasses.fields(cli.run.Run)} - {"plugin", "study", "no_flip", "out", "share"}
+    options = {field.name for field in dataclasses.fields(cli.run.Run)} - {"plugin", "study", "no_flip", "out", "share", "trust"}
     assert fields == options
 
 

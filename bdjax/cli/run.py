@@ -68,6 +68,8 @@ class Run:
     """What the study may take, e.g. 1GB. Else: 80% of what there is."""
     plugin: _option(tuple[str, ...], "MODULE ...") = None
     """Modules that register methods of your own: installed, or files in the working folder."""
+    trust: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Import the plugins that STUDY.toml names: they are code, and whoever wrote it has it run as you."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/study")
     """The study's folder; what is finished there is not done again."""
     share: Annotated[str, tyro.conf.arg(metavar="K/N")] = "1/1"
@@ -83,7 +85,10 @@ class Run:
                 "nothing is asked for; give a STUDY.toml or options, as in "
                 "`bdjax run --attacks badnets --ratios 0 0.1 --seeds 0:4 --defenses none ft`; see `bdjax run --help`"
             )
-        values = (_from_toml(self.study) if self.study else {}) | self._given()
+        read = _from_toml(self.study) if self.study else {}
+        if read.get("plugins") and not self.trust and not self.plugin:
+            raise InvalidInput(f"{self.study} runs the code of {read['plugins']}; look at it and give --trust")
+        values = read | self._given()
         if "seeds" in values:
             values["seeds"] = seeds(values["seeds"])
         conduct(Study(**values), self.out, share(self.share))
@@ -92,7 +97,7 @@ class Run:
         """The fields of a study that options give."""
         if self.flip and self.no_flip:
             raise InvalidInput("both --flip and --no-flip; give one of them")
-        own = ("study", "out", "share", "plugin", "flip", "no_flip", "keep_scores")
+        own = ("study", "out", "share", "plugin", "trust", "flip", "no_flip", "keep_scores")
         given = {name: value for name, value in vars(self).items() if value is not None and name not in own}
         given |= {"plugins": self.plugin} if self.plugin else {}
         given |= {"keep_scores": True} if self.keep_scores else {}
