@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from bdjax.errors import InvalidInput
-from bdjax.io.store import results
+from bdjax.io.store.documents import read_study
 from bdjax.io.store.store import Store
 from bdjax.study.jobs import Plan
 from bdjax.study.resolve import Work
@@ -59,7 +59,7 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
             "detections": list(detections.values()),
         }
 
-    store.update_json("study.json", results.STUDY, change)
+    store.update_json("study.json", read_study, change)
 
 
 def _check_shared(store: Store, held: dict[str, Any], asked: dict[str, Any]) -> None:
