@@ -20,7 +20,7 @@ _WHERE = {
     "load": "io.store.results",
     "load_curves": "io.store.results",
     "load_scores": "io.store.results",
-    "load_suspects": "io.store.results",
+    "load_suspects": "io.store.pictures",
     "run": "engine.run",
 }
 

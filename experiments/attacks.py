@@ -21,7 +21,7 @@ from bdjax import report
 from bdjax.cards import split
 from bdjax.cli import status
 from bdjax.cli.conduct import conduct
-from bdjax.engine import samples
+from bdjax.io.store.pictures import load_samples
 from bdjax.metrics.stealth import stealth
 from bdjax.report.wording import whole
 from experiments.changes import changes
@@ -90,7 +90,7 @@ def visibility(folder: Path, results) -> str:
     """How visible each trigger is on test images, and what trained parts reach on held-out ones, as Markdown."""
     names = ("attack", "n", "PSNR, dB", "SSIM", "perceptual distance", "largest change, levels", "trained part")
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    held = samples.load(folder)
+    held = load_samples(folder)
     for name in sorted(held, key=lambda text: list(bdjax.ATTACKS).index(split(text)[0])):
         sample = held[name]
         found, bar = stealth(sample.clean, sample.triggered), bdjax.ATTACKS[split(name)[0]].card.bar

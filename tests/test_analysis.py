@@ -12,7 +12,8 @@ import xarray as xr
 import bdjax
 from bdjax import ANALYSES, InvalidInput
 from bdjax.analysis.parts import stored
-from bdjax.io.store.store import Store, read_json
+from bdjax.io.store.documents import read_json
+from bdjax.io.store.store import Store
 from bdjax.types import Trained
 
 ATTACK = "badnets:size=4"

@@ -27,6 +27,7 @@ from bdjax.engine import chunks, drivers, programs
 from bdjax.errors import InvalidInput
 from bdjax.io.store import checkpoints, results
 from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.documents import read_marker, read_plan, write_json
 from bdjax.io.store.trees import load_trained
 from bdjax.study import resolve
 from bdjax.train import recipes
@@ -252,10 +253,10 @@ def test_one_cell_takes_one_of_two_devices(data, tmp_path):
 
 def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monkeypatch):
     path = folder / "plan.json"
-    held = json.loads(path.read_text())
+    held = read_plan(path)
     (victims,) = [key for key, group in held["groups"].items() if group["label"] == "victims clean"]
     held["groups"][victims]["capacity"] = 1
-    path.write_text(json.dumps(held))
+    write_json(path, held)
     shutil.rmtree(folder / "models"), shutil.rmtree(folder / "results")
     bdjax.run(tiny.study(data), folder)
     assert len(list((folder / "results").glob("run-*"))) == 2 + 1  # clean victims one by one, poisoned ones together
@@ -302,7 +303,9 @@ def test_the_first_of_two_writers_plans_a_group(data, tmp_path, monkeypatch):
     def beaten(context, group, cell, shared, size):
         """Another writer decides while this one compiles."""
         entry = {"label": "", "asked": size, "memory": "", "capacity": 1, "bytes": 1, "compile_seconds": 0.0}
-        context.store.update_json("plan.json", (), lambda held: held | {"groups": held["groups"] | {group.key: entry}})
+        context.store.update_json(
+            "plan.json", read_plan, lambda held: held | {"groups": held["groups"] | {group.key: entry}}
+        )
         sizes.append(size)
         return compiled(context, group, cell, shared, size)
 
@@ -406,7 +409,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_chunk_begins_again(data, tmp_
         bdjax.run(tiny.study(data), tmp_path / "out")
     monkeypatch.setattr(chunks._Run, "run", original)
     kept = first(tmp_path, "out/checkpoints/*/*/about.json").parent
-    about = json.loads((kept / "about.json").read_text())
+    about = read_marker(kept / "about.json")
     files = [path for path in kept.glob(f"{about['state']}/**/*") if path.is_file()]
     if harmed == "state":
         for path in files:
@@ -416,7 +419,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_chunk_begins_again(data, tmp_
         text = largest.read_bytes()
         largest.write_bytes(flip(text, len(text) // 2))
     elif harmed == "jobs":
-        (kept / "about.json").write_text(json.dumps(about | {"jobs": []}))
+        write_json(kept / "about.json", about | {"jobs": []})
     else:
         damage(kept / harmed)
     same(bdjax.run(tiny.study(data), tmp_path / "out"), straight, RATES)

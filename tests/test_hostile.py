@@ -17,7 +17,8 @@ from bdjax.errors import InvalidInput
 from bdjax.io.datasets import cache
 from bdjax.io.files import read_regular
 from bdjax.io.store import store
-from bdjax.io.store.store import Store, read_json
+from bdjax.io.store.documents import read_json
+from bdjax.io.store.store import Store
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_memory_of_too_many_digits(refused):
 
 def test_json_that_is_nested_too_deep(tmp_path):
     (tmp_path / "study.json").write_text("[" * 100_000)
-    with pytest.raises(InvalidInput, match="not JSON"):
+    with pytest.raises(InvalidInput, match="damaged or another program"):
         read_json(tmp_path / "study.json")
 
 

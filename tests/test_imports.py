@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "bdjax"
 
 LAYERS = (
     ("types", "errors"),
-    ("cards", "host", "keys"),
+    ("cards", "host", "keys", "paths"),
     ("data",),
     ("metrics", "models"),
     ("train",),

@@ -6,6 +6,7 @@ import numpy as np
 from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.data.poison import NO_ATTACK
 from bdjax.engine import samples
+from bdjax.io.store.pictures import load_samples
 from bdjax.types import Data, Poison
 
 
@@ -35,7 +36,7 @@ def cells(*levels):
 
 
 def shown(folder):
-    (found,) = samples.load(folder).values()
+    (found,) = load_samples(folder).values()
     return int((found.triggered.astype(int) - found.clean).max())
 
 

@@ -41,6 +41,22 @@ def dataset(folder: Path, seed: int = 0) -> str:
     return str(path)
 
 
+def stamped(image: np.ndarray) -> np.ndarray:
+    """A white square of six pixels at the top left."""
+    changed = image.copy()
+    changed[:, :6, :6] = 255
+    return changed
+
+
+def poisoned_arrays() -> dict[str, np.ndarray]:
+    """The arrays of a poisoned set of that dataset: 18 rows of classes 1 and 2, sent to class 0."""
+    found = arrays()
+    rows = np.flatnonzero(found["train_label"] != 0)[:18]
+    found["train_image"][rows] = stamped(found["train_image"][rows])
+    query = {"query_image": stamped(found["test_image"]), "query_label": np.zeros_like(found["test_label"])}
+    return found | query | {"poison_row": rows, "poison_label": np.zeros(18, np.int32)}
+
+
 def study(folder: Path, **changes) -> Study:
     """Two ratios and two seeds of BadNets on that dataset; `changes` are fields of `Study`."""
     fields = {

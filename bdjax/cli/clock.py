@@ -4,24 +4,19 @@ One small file a command, DIR/times/*.json: several may work on a study at once,
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bdjax.io.files import write_atomically
-from bdjax.io.store.store import read_json
-
-ENDS = ("begun", "ended")
-"""What a note says, in seconds since 1970."""
+from bdjax.io.store.documents import NOTE, read_json, write_json
 
 
 @contextlib.contextmanager
 def timed(folder: Path) -> Iterator[None]:
     """Note when this command began and ended, whichever way it ends, if it added results to the study's folder.
 
-    A command that is killed outright leaves no note.
+    In seconds since 1970. A command that is killed outright leaves no note.
     """
     before, begun = _results(folder), time.time()
     try:
@@ -30,9 +25,7 @@ def timed(folder: Path) -> Iterator[None]:
         if _results(folder) != before:
             path = folder / "times" / f"{begun:.3f}-{os.getpid()}.json"
             path.parent.mkdir(exist_ok=True)
-            write_atomically(
-                path, lambda new: new.write_text(json.dumps(dict(zip(ENDS, (begun, time.time()), strict=True))))
-            )
+            write_json(path, {"begun": begun, "ended": time.time()})
 
 
 def wall_seconds(folder: Path) -> float:
@@ -41,7 +34,7 @@ def wall_seconds(folder: Path) -> float:
     Raises:
         InvalidInput: a note is damaged.
     """
-    notes = [read_json(path, ENDS) for path in (folder / "times").glob("[!.]*.json")]
+    notes = [read_json(path, NOTE) for path in (folder / "times").glob("[!.]*.json")]
     total = end = 0.0
     for begun, ended in sorted((note["begun"], note["ended"]) for note in notes):
         total += max(0.0, ended - max(begun, end))

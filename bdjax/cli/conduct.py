@@ -60,16 +60,15 @@ def shown(folder: Path):
     """What a page shows of the study in a folder: a `bdjax.report.Shown`."""
     from bdjax import report
     from bdjax.cards import Card
-    from bdjax.engine import samples
-    from bdjax.io.store import results
+    from bdjax.io.store import pictures, results
 
     held = results.read_index(folder)["cards"]
     cards = {kind: tuple(map(Card.from_dict, named.values())) for kind, named in held.items()}
-    suspects, scores = results.load_suspects(folder), results.load_scores(folder)
+    suspects, scores = pictures.load_suspects(folder), results.load_scores(folder)
     found, curves = results.load(folder), results.load_curves(folder)
     if seconds := wall_seconds(folder):
         found.attrs["wall_seconds"] = seconds
-    return report.Shown(found, curves, samples.load(folder), cards, suspects, scores)
+    return report.Shown(found, curves, pictures.load_samples(folder), cards, suspects, scores)
 
 
 def use_cores() -> None:

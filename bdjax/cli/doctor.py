@@ -108,10 +108,10 @@ def _datasets() -> None:
 def _drivers() -> None:
     from bdjax.engine import drivers
     from bdjax.io.datasets.cache import home
-    from bdjax.io.store.store import read_json
+    from bdjax.io.store.documents import read_json
 
     print("drivers")
-    known = read_json(home() / "drivers.json") or {}
+    known = read_json(home() / "drivers.json", drivers.MEASURED) or {}
     for entry in known.values():
         times = ", ".join(f"{how} {seconds * 1e3:.2f} ms" for how, seconds in entry["seconds"].items())
         best = drivers.best(entry["seconds"])

@@ -17,7 +17,7 @@ from bdjax.engine.signals import Interrupted
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import Checkpoint
 from bdjax.io.store.store import address
-from bdjax.io.store.trees import save_tree
+from bdjax.io.store.trees import save_named
 from bdjax.keys import root, stream
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
@@ -79,7 +79,7 @@ def _shared(context: Context, group: Group) -> Shared:
             settings = scalars(context.work.attacks[text][0].traced)
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
-            save_tree(path, made, {"attack": text})
+            save_named(path, made, {"attack": text})
         made = jax.tree.map(jnp.asarray, context.store.load_assets(group.assets))
         context.assets[group.assets] = lift.everywhere(made, context.mesh)
     return context.shared.replace(assets=context.assets[group.assets])
@@ -114,16 +114,19 @@ class _Run:
         self.context, self.group, self.cells, self.shared = context, group, cells, shared
         self.count, self.names = len(jobs), [job.address for job in jobs]
         name = address([group.key, group.capacity, context.driver, self.names])
+        self.steps = group.steps
         self.checkpoint = Checkpoint(context.store.folder / "checkpoints" / name, context.store.writer)
         position, self.resumed = self.checkpoint.load(self._shapes) or ({}, None)
         self.position = _Position(**position)
         self.saved = time.perf_counter()
         self.length = 4  # steps a call, adapted to CALL_SECONDS
-        self.steps = group.steps
 
     def _shapes(self, position: dict[str, Any]) -> PyTree:
         """What a checkpoint at a position holds."""
-        return self.group.checkpoints[_Position(**position).stage]
+        at, stages = _Position(**position), self.group.stages
+        if at.epoch > stages[at.stage].epochs or at.step > self.steps[at.stage]:
+            raise ValueError(f"no epoch {at.epoch} and step {at.step} in stage {at.stage}")
+        return self.group.checkpoints[at.stage]
 
     def _call(self, kind: str, index: int, states: PyTree, *args: int):
         program = self.group.programs[f"{kind} {index}"]

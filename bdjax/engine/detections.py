@@ -9,7 +9,7 @@ from bdjax.cells.functions import Cell, Shared
 from bdjax.data import images
 from bdjax.io.store import results
 from bdjax.io.store.store import Store
-from bdjax.io.store.trees import save_tree
+from bdjax.io.store.trees import save_named
 from bdjax.metrics.detection import judge
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
@@ -25,7 +25,7 @@ def keep(context, group: Group, jobs: list[Job], cells: Cell, shared: Shared, le
     left = {name: np.asarray(value) for name, value in left.carry.items()}
     for index, job in enumerate(jobs if context.work.study.keep_scores else []):
         kept = {name: value[index] for name, value in left.items()} | {"truth": truth[index]}
-        save_tree(context.store.scores_path(job.address), kept)
+        save_named(context.store.scores_path(job.address), kept)
     _show(context.store, group, jobs, cells, shared, left["score"])
     flagged = left.get("flagged", [None] * len(jobs))
     found = [judge(*one) for one in zip(left["score"], truth, flagged, strict=False)][: len(jobs)]
@@ -54,4 +54,4 @@ def _show(store: Store, group: Group, jobs: list[Job], cells: Cell, shared: Shar
     tree = {"image": image, "poisoned": cell.truth[rows] == 1, "score": scored[rows]}
     job = jobs[-place]
     about = {"attack": job.attack, "detector": job.detector, "on": job.judges, "count": str(count)}
-    save_tree(store.folder / "suspects" / f"{job.address}.safetensors", tree, about)
+    save_named(store.folder / "suspects" / f"{job.address}.safetensors", tree, about)

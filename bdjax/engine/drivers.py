@@ -15,7 +15,8 @@ from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
 from bdjax.io.datasets.cache import home
 from bdjax.io.files import write_atomically
-from bdjax.io.store.store import address, read_json
+from bdjax.io.store.documents import COUNT, NUMBER, read_json
+from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.models.parts import convolution
 from bdjax.study.resolve import Work
@@ -29,6 +30,10 @@ LONG = 1.0
 MARGIN = 0.1
 """The share of the time that another candidate must save to be taken before the first; less may be chance, and the same
 candidate gives the same bits on another day."""
+
+
+MEASURED = {str: {"seconds": {str: NUMBER}, "device": str, "shape": [COUNT], "model": {"name": str}}}
+"""What the cache holds, as `documents.check` expects it."""
 
 
 def candidates() -> tuple[tuple[str, str], ...]:
@@ -75,8 +80,8 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "candidates": candidates(),
     }
     path, name = home() / "drivers.json", address(what)
-    known = read_json(path) or {}
-    if name in known:
+    known = read_json(path, MEASURED) or {}
+    if name in known and known[name]["seconds"].keys() <= {" ".join(one) for one in candidates()}:
         return known[name]["seconds"]
     found = {f"{how} {form}": _seconds(work, shared, how, form) for how, form in candidates()}
     if all(found.values()):

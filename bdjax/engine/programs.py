@@ -13,7 +13,7 @@ from bdjax.cells.functions import Cell, Shared
 from bdjax.engine.progress import Progress
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import InvalidInput
-from bdjax.io.store import results
+from bdjax.io.store.documents import read_plan
 from bdjax.io.store.store import Store
 from bdjax.study.groups import Group
 from bdjax.study.resolve import Work
@@ -88,7 +88,7 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
             return plan
         return plan | {"groups": plan["groups"] | {group.key: entry}}
 
-    context.plan = context.store.update_json("plan.json", results.PLAN, change)
+    context.plan = context.store.update_json("plan.json", read_plan, change)
     group.capacity = lift.whole(context.plan["groups"][group.key]["capacity"], context.mesh)
     if group.capacity != size:
         _compile(context, group, cell, shared, group.capacity)

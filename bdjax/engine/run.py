@@ -21,6 +21,7 @@ from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.files import set_aside
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
+from bdjax.io.store.documents import read_plan
 from bdjax.io.store.store import ClaimLost, Store
 from bdjax.models.parts import convolution
 from bdjax.study import Study, index
@@ -99,7 +100,7 @@ class _Runner:
         self._look()
         models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
         self.context.progress.begin(len(models), sum(map(self._done, models)))
-        self.context.plan = self.store.update_json("plan.json", results.PLAN, self._planned)
+        self.context.plan = self.store.update_json("plan.json", read_plan, self._planned)
         self._compare_threads(self.context.plan["threads"], lift.threads())
         self.context.shared = lift.everywhere(self.context.shared, self.context.mesh)
 
@@ -112,6 +113,8 @@ class _Runner:
         asked, path = self.context.work.study.driver, self.store.folder / "plan.json"
         if held and asked not in ("auto", held["driver"]):
             raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
+        if held and held["driver"] not in lift.DRIVERS:
+            raise InvalidInput(f"{path}: no driver {held['driver']!r}; remove the file")
         if held and held["convolution"] not in convolution.FORMS:
             raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
         if held:
@@ -147,7 +150,7 @@ class _Runner:
         def change(plan: dict) -> dict:
             return plan | {"held": max(plan["held"], held, key=lambda one: one.get("held", 0))}
 
-        self.store.update_json("plan.json", results.PLAN, change)
+        self.store.update_json("plan.json", read_plan, change)
 
     def _run(self) -> None:
         waited = 0

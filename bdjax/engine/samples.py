@@ -5,7 +5,6 @@ With them are the figures that its trained parts reach on held-out images, where
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +15,13 @@ from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.data import images, sources
 from bdjax.errors import Damaged
 from bdjax.io.files import set_aside
+from bdjax.io.store.pictures import read_sample
 from bdjax.io.store.store import Store, address
-from bdjax.io.store.trees import load_tree, save_tree
+from bdjax.io.store.trees import save_named
 from bdjax.types import Data
 
 COUNT = 64
 """Images an attack: some to be shown, all to measure how visible the trigger is."""
-
-
-class Sample(NamedTuple):
-    """What is kept of one attack."""
-
-    clean: np.ndarray  # uint8 (m, height, width, channels)
-    triggered: np.ndarray  # the same images with the trigger
-    figures: dict[str, float]  # of trained parts; {} where there are none
 
 
 def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells: Cell, shared: Shared) -> None:
@@ -47,14 +39,14 @@ def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells:
         found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
         figures = json.dumps({name: float(value) for name, value in found.items()})
         about = {"attack": text, "count": str(count), "figures": figures}
-        save_tree(path, {"clean": clean, "triggered": triggered}, about)
+        save_named(path, {"clean": clean, "triggered": triggered}, about)
 
 
 def _stored(path: Path) -> int:
     """The poisoned rows of the cell whose pictures are stored; -1 where there are none."""
     try:
-        return int(load_tree(path)[1]["count"]) if path.exists() else -1
-    except (Damaged, KeyError, ValueError) as error:
+        return read_sample(path)[1] if path.exists() else -1
+    except Damaged as error:
         set_aside(path, error)
         return -1
 
@@ -70,12 +62,3 @@ def _pictures(scene: Scene, cell: Cell, shared: Shared):
         return images.to_uint8(source.read(jnp.asarray(rows, jnp.int32)).image)
 
     return shared.test.image[rows], queried(shared.test, shared.assets, cell.poison.trigger)
-
-
-def load(folder: Path) -> dict[str, Sample]:
-    """What a study's folder has, by attack."""
-    found = {}
-    for path in sorted((Path(folder) / "samples").glob("[!.]*.safetensors")):
-        tree, about = load_tree(path)
-        found[about["attack"]] = Sample(tree["clean"], tree["triggered"], json.loads(about["figures"]))
-    return found

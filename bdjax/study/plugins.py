@@ -1,14 +1,26 @@
 """Modules that register methods of a user's own."""
 
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bdjax import attacks, audits, defenses, detection, models, selections
 from bdjax.cards import Method
 from bdjax.errors import InvalidInput
+from bdjax.types import Attack, Audit, Detector, Net, Selection, Stage
+
+MADE = {
+    "ATTACKS": Attack,
+    "SELECTIONS": Selection,
+    "DEFENSES": tuple,
+    "AUDITS": Audit,
+    "DETECTORS": Detector,
+    "MODELS": Net,
+}
+"""What `make` of a registry's entries gives; a defense is a tuple of stages."""
 
 
 def load(names: Iterable[str]) -> None:
@@ -29,13 +41,32 @@ def load(names: Iterable[str]) -> None:
                 f"plugin {name!r}: {type(error).__name__}: {error}; give a module that can be imported"
             ) from error
         for kind, registry in _registries().items():
-            for entry, method in registry.items():
-                if before[kind].get(entry) is not method and not isinstance(method, Method):
+            new = {entry: method for entry, method in registry.items() if before[kind].get(entry) is not method}
+            for entry, method in new.items():
+                where = f"plugin {name!r}: {kind}[{entry!r}]"
+                if not isinstance(method, Method):
                     del registry[entry]
-                    given = type(method).__name__
-                    raise InvalidInput(
-                        f"plugin {name!r}: {kind}[{entry!r}] is of type {given}; register a cards.Method"
-                    )
+                    raise InvalidInput(f"{where} is of type {type(method).__name__}; register a cards.Method")
+                registry[entry] = method._replace(make=_guarded(method.make, MADE[kind], f"{where}.make"))
+
+
+def _guarded(make: Callable, kind: type, where: str) -> Callable:
+    """A plugin's `make` whose errors, and results of another type, are refused in a line that says whose they are."""
+
+    @functools.wraps(make)
+    def guarded(*args, **static):
+        try:
+            made = make(*args, **static)
+        except InvalidInput:
+            raise
+        except Exception as error:
+            raise InvalidInput(f"{where}: {type(error).__name__}: {error}; mend the plugin") from error
+        if not isinstance(made, kind) or (kind is tuple and not all(isinstance(one, Stage) for one in made)):
+            wanted = "a tuple of types.Stage" if kind is tuple else f"a types.{kind.__name__}"
+            raise InvalidInput(f"{where} returned a {type(made).__name__}; let it return {wanted}")
+        return made
+
+    return guarded
 
 
 def _registries() -> dict[str, dict[str, Any]]:

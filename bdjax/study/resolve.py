@@ -1,7 +1,8 @@
 """A study resolved: checked against what there is, its methods built for its network and data."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,12 +51,13 @@ class Method:
 class Work:
     """A study resolved: everything that it names, built."""
 
-    study: Study
+    study: Study  # as results tell it: without paths of the user's files
     dataset: datasets.Dataset
     model: Spec
     net: Net
     scene: Scene
     recipe: Method
+    written: dict[str, str]  # texts of attacks as they were given -> as results have them
     attacks: dict[str, tuple[Spec, Attack]]
     defenses: dict[str, Method]
     audits: dict[str, Method]
@@ -120,14 +122,16 @@ def resolve(asked: Study) -> Work:
         else _attack(specs.attacks[text], net, shape, classes, own)
         for text in asked.attacks
     }
+    _check_apart(built)
     work = Work(
-        study=asked,
+        study=_shown(asked, dataset, built),
         dataset=dataset,
         model=model,
         net=net,
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
         recipe=_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
-        attacks=built,
+        written={text: spec.text for text, (spec, _) in built.items()},
+        attacks={made[0].text: made for made in built.values()},
         defenses={
             text: _defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()
         },
@@ -146,6 +150,24 @@ def resolve(asked: Study) -> Work:
     _check_selection(work)
     _rehearse(work)
     return work
+
+
+def _check_apart(built: Mapping[str, tuple[Spec, Attack]]) -> None:
+    often = Counter(spec.text for spec, _ in built.values()).most_common(1)
+    if often[0][1] > 1:
+        raise InvalidInput(f"attacks: {often[0][0]} is given twice; give it once")
+
+
+def _shown(asked: Study, dataset: datasets.Dataset, built: Mapping[str, tuple[Spec, Attack]]) -> Study:
+    """The study as results tell it: with the content of users' files in the place of their paths."""
+    texts = {text: spec.text for text, (spec, _) in built.items()}
+
+    def ratio(entry):
+        head, equals, tail = str(entry).rpartition("=")
+        return f"{texts[head]}={tail}" if equals and head in texts else entry
+
+    ratios = tuple(map(ratio, asked.ratios))
+    return replace(asked, dataset=datasets.shown(asked.dataset, dataset), attacks=tuple(texts.values()), ratios=ratios)
 
 
 class _Specs(NamedTuple):

@@ -12,6 +12,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.datasets import Dataset
 from bdjax.io.datasets.poisoned_sets import PoisonedSet, check_matches, load_set
 from bdjax.io.datasets.splits import Splits
+from bdjax.paths import local, portable
 from bdjax.study import Study
 from bdjax.types import Attack
 
@@ -28,7 +29,7 @@ def load(study: Study, dataset: Dataset) -> dict[str, PoisonedSet]:
 
 
 def _load(text: str, study: Study, dataset: Dataset) -> PoisonedSet:
-    found = load_set(Path(text.removeprefix(PREFIX)))
+    found = load_set(Path(local(text.removeprefix(PREFIX))))
     splits = Splits(dataset.classes, dataset.train.image, dataset.train.label, dataset.test.image, dataset.test.label)
     check_matches(found, splits, text)
     if _is_dataset(found, dataset):
@@ -56,8 +57,9 @@ def barred(study: Study, dataset: Dataset, sets: Mapping[str, PoisonedSet]) -> n
 
 
 def attack(text: str, poisoned: PoisonedSet) -> tuple[Spec, Attack]:
-    """A set as an attack; its content, not its path, is what results depend on."""
+    """A set as an attack; its content, not its path, is what results depend on, and what its text says."""
     arrays = [poisoned.row, poisoned.label, poisoned.image, poisoned.query_image, poisoned.goal]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
-    spec = Spec(text, "set", {"digest": digest}, {}, CARD.version)
+    name = PREFIX + portable(text.removeprefix(PREFIX), digest)
+    spec = Spec(name, "set", {"digest": digest}, {}, CARD.version)
     return spec, poisoned_set(*arrays)

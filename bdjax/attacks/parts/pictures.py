@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bdjax.cards import Card, Setting, Spec
+from bdjax.cards import Card, Setting, Spec, split
 from bdjax.data.images import FORMATS
 from bdjax.errors import InvalidInput
+from bdjax.paths import local, portable
 
 UNIT = "path"
 MOST = 10_000
@@ -37,7 +38,7 @@ def read_picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
 
     height, width, channels = shape
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(local(path), formats=FORMATS) as opened:
             pixels = np.asarray(_flat(opened).resize((width, height), Image.Resampling.BILINEAR)) / 255
     except Exception as error:  # decoders answer a damaged file with almost any exception
         reason = getattr(error, "strerror", None) or "damaged, or no image of 8 bits a channel"
@@ -55,7 +56,9 @@ def read_pictures(folder: str, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def identified(spec: Spec, card: Card) -> Spec:
-    """The spec with the content of files in the place of their paths, for identities; `spec` itself builds the attack.
+    """The spec with the content of files in the place of their paths, and its text without their folders.
+
+    For identities and results; `spec` itself builds the attack.
 
     A setting that names no file is left out, so that a card may get one without a change to what is stored.
 
@@ -65,7 +68,10 @@ def identified(spec: Spec, card: Card) -> Spec:
     paths = {name for name, setting in card.settings.items() if setting.unit == UNIT}
     content = {name: _digest(spec.static[name]) for name in paths if spec.static[name]}
     others = {name: value for name, value in spec.static.items() if name not in paths}
-    return replace(spec, static=others | content)
+    shown = {name: portable(spec.static[name], digest) for name, digest in content.items()}
+    given = split(spec.text)[1] | shown
+    text = f"{spec.name}:{','.join(f'{name}={value}' for name, value in given.items())}" if shown else spec.text
+    return replace(spec, text=text, static=others | content)
 
 
 def _flat(opened):
@@ -80,7 +86,7 @@ def _flat(opened):
 
 def _files(folder: str) -> list[Path]:
     try:
-        entries = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in Path(local(folder)).iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise InvalidInput(f"{folder!r}: {error.strerror}; give a folder of image files") from error
     if not 0 < len(entries) <= MOST:
@@ -89,7 +95,7 @@ def _files(folder: str) -> list[Path]:
 
 
 def _digest(path: str) -> str:
-    files = _files(path) if Path(path).is_dir() else [Path(path)]
+    files = _files(path) if Path(local(path)).is_dir() else [Path(local(path))]
     for file in files:
         if file.exists() and not file.is_file():  # a pipe or a device would never end
             raise InvalidInput(f"{str(file)!r}: no regular file; give one")

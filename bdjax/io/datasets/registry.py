@@ -13,6 +13,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.datasets import decode, digits, folders, npz, tfds
 from bdjax.io.datasets.cache import cached
 from bdjax.io.datasets.splits import Splits, digest
+from bdjax.paths import local, portable
 from bdjax.types import Data
 
 MIRRORED = frozenset({"cifar10", "cifar100", "cinic10", "stl10", "tiny_imagenet", "imagenette"})
@@ -123,7 +124,7 @@ def load(text: str, flip: bool | None = None, cache: Path | None = None) -> Data
         spec = lookup(text, DATASETS, "dataset")
         made = DATASETS[spec.name].make(**spec.static, **spec.traced)
         return made if flip is None else replace(made, flip=flip)
-    path = Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(local(text)))
     if text and os.path.isdir(path):
         found = folders.listing(path)
         read = partial(folders.read_splits, path, found)
@@ -138,6 +139,12 @@ def load(text: str, flip: bool | None = None, cache: Path | None = None) -> Data
         text, Path(found.data_path), tfds.stamps(found), tfds.VERSION, partial(tfds.read_splits, found), cache
     )
     return dataset(splits, found.name, str(found.version), flip)
+
+
+def shown(text: str, found: Dataset) -> str:
+    """What results say of a dataset that was loaded by `text`: a name as it is, a path without its folders."""
+    known = text.partition(":")[0] in DATASETS or not os.path.exists(os.path.expanduser(local(text)))
+    return text if known else portable(local(text), found.digest)
 
 
 def _allowed() -> str:

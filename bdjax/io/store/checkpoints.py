@@ -1,7 +1,6 @@
 """Checkpoints of a running chunk by orbax: the stacked state, where in which stage it stands, and its curves so far."""
 
 import errno
-import json
 import logging
 import os
 import secrets
@@ -13,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged
 from bdjax.io.checksums import checksum
-from bdjax.io.files import DAMAGED, set_aside, write_atomically
-from bdjax.io.store.store import read_json
+from bdjax.io.files import DAMAGED, set_aside
+from bdjax.io.store.documents import read_marker, write_json
 from bdjax.types import Array, PyTree
 
 PLACE = ("stage", "epoch", "step")
@@ -51,8 +50,8 @@ class Checkpoint:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._own / token)) from None
-        text = json.dumps({"jobs": jobs, "position": position, "state": token, "checksum": checksum(arrays)})
-        write_atomically(self._own / "about.json", lambda marker: marker.write_text(text))
+        about = {"jobs": jobs, "position": position, "state": token, "checksum": checksum(arrays)}
+        write_json(self._own / "about.json", about)
         for left in self._own.iterdir():  # earlier states, and what a kill has left of a write
             if left.name not in (token, "about.json"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -94,26 +93,6 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget it: the chunk is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def read_marker(path: Path) -> dict[str, Any] | None:
-    """What a marker says; None where there is none any more.
-
-    Raises:
-        Damaged: it says what cannot be.
-    """
-    try:
-        about = read_json(path, ("jobs", "position", "state", "checksum"))
-        if about is None:
-            return None
-        names, place = about["jobs"], _place(about)
-        whole = names and all(isinstance(name, str) for name in names) and all(isinstance(one, int) for one in place)
-        texts = all(isinstance(about[name], str) and "/" not in about[name] for name in ("state", "checksum"))
-    except (InvalidInput, KeyError, TypeError) as error:
-        raise Damaged(str(error)) from error
-    if not (whole and texts and about["state"]):
-        raise Damaged("its marker says what cannot be")
-    return about
 
 
 def _place(about: dict[str, Any]) -> tuple[int, ...]:

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from bdjax.errors import InvalidInput
 from bdjax.io.files import DAMAGED
-from bdjax.io.store import checkpoints, results
-from bdjax.io.store.store import read_json
-from bdjax.io.store.trees import load_trained, load_tree
+from bdjax.io.store import documents, results
+from bdjax.io.store.pictures import read_sample, read_suspects
+from bdjax.io.store.trees import load_named, load_trained
 
 TREES: dict[str, Callable] = {
     "models": load_trained,
-    "assets": load_tree,
-    "samples": load_tree,
-    "scores": load_tree,
-    "suspects": load_tree,
+    "assets": load_named,
+    "samples": read_sample,
+    "scores": results.read_scores,
+    "suspects": read_suspects,
 }
 """Folders of safetensors files, and how each is read."""
 
@@ -35,7 +35,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         InvalidInput: no study is there, or its study.json cannot be read.
     """
     index = results.read_index(folder)
-    yield from _read(folder / "plan.json", lambda path: read_json(path, results.PLAN))
+    yield from _read(folder / "plan.json", documents.read_plan)
     for kind in results.KINDS:
         for path in results.shards(folder, kind):
             yield from _read(path, lambda path: [results.read_shard(path, curves) for curves in (False, True)])
@@ -44,7 +44,7 @@ def examine(folder: Path) -> Iterator[Finding]:
             yield from _read(path, load)
     for path in sorted((folder / "checkpoints").glob("*/*/about.json")):
         if path.parent.suffix != DAMAGED:
-            for finding in _read(path, checkpoints.read_marker):
+            for finding in _read(path, documents.read_marker):
                 yield finding._replace(path=path.parent)
     for line in results.failures(folder):
         yield Finding("failed", folder / "failures", line)

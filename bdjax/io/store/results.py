@@ -8,9 +8,10 @@ study.json, so a model that serves many cells is stored once.
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,8 +20,9 @@ from bdjax.cards import split
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.checksums import checksum
 from bdjax.io.files import write_atomically
-from bdjax.io.store.store import address, read_json
-from bdjax.io.store.trees import load_tree
+from bdjax.io.store.documents import read_plan, read_study
+from bdjax.io.store.store import address
+from bdjax.io.store.trees import check_arrays, load_named
 from bdjax.metrics import der
 from bdjax.metrics.detection import FIGURES, GRID
 
@@ -30,11 +32,17 @@ OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
 CHECKSUM = "checksum"
 """The attribute of a shard, and of its group of curves, over all columns in it."""
 
-KINDS = ("run", "score", "audit", "detect")
-STUDY = ("base", "attributes", "defenses", "cards", "cells", "detections")
-PLAN = ("driver", "convolution", "threads", "groups", "held")
+COLUMNS = {
+    "run": {"seconds": (), "status": ()},
+    "score": dict.fromkeys(("overlap", "acc", "asr", "ra"), ()),
+    "audit": {},
+    "detect": dict.fromkeys((*FIGURES, "detection_seconds"), ()) | {"roc": GRID.shape},
+}
+"""Kinds of shards, and the columns that each must have, with the shape of one row's value; it may have others."""
+
+KINDS = tuple(COLUMNS)
 PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
-"""Kinds of shards, what study.json and plan.json hold, and what is told of a group's programs."""
+"""What is told of a group's programs."""
 
 
 def failures(folder: Path) -> list[str]:
@@ -86,7 +94,7 @@ def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
     """The rows of a shard by address: {column: value}; or their curves, {name: values by epoch}.
 
     Raises:
-        Damaged: the shard is not what was written.
+        Damaged: the shard is not what was written, or stands in another's place.
     """
     import h5py  # several times faster than by way of xarray
 
@@ -94,11 +102,39 @@ def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
         with h5py.File(path) as file:
             columns = _columns(file)
             names = columns.pop("address").tolist()
+            _check_rows(path, names, columns)
             if curves:
                 columns = _columns(file["curves"]) if "curves" in file else {}
+                _check_curves(names, columns)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path}: a damaged shard ({type(error).__name__}); run the same study again") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise Damaged(f"{path}: a damaged shard ({reason[:80]}); run the same study again") from None
     return {name: {column: value[index] for column, value in columns.items()} for index, name in enumerate(names)}
+
+
+def _check_rows(path: Path, names: list[str], columns: Mapping[str, np.ndarray]) -> None:
+    """Refuse rows that are not those of the shard's name, or columns that its kind does not have.
+
+    Raises:
+        ValueError: says which.
+    """
+    kind = path.name.partition("-")[0]
+    if path.stem != f"{kind}-{address([kind, names])}":
+        raise ValueError("its rows are not those of its name")
+    for name, shape in COLUMNS[kind].items():
+        if name not in columns or columns[name].shape[1:] != shape:
+            raise ValueError(f"no column {name} of shape {shape}")
+    for name, value in columns.items():
+        if value.dtype.kind not in "fi" or value.shape[:1] != (len(names),):
+            raise ValueError(f"column {name} is {value.dtype}{value.shape}")
+    if kind == "run" and not np.isin(columns["status"], (OK, DIVERGED)).all():
+        raise ValueError("a status that is none")
+
+
+def _check_curves(names: list[str], curves: Mapping[str, np.ndarray]) -> None:
+    for name, value in curves.items():
+        if value.dtype.kind != "f" or value.ndim != 2 or len(value) != len(names):
+            raise ValueError(f"curve {name} is {value.dtype}{value.shape}")
 
 
 def _columns(group) -> dict[str, np.ndarray]:
@@ -112,6 +148,9 @@ def _columns(group) -> dict[str, np.ndarray]:
     own = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
     values = {name: group[name] for name in own if isinstance(group[name], h5py.Dataset)}
     values = {name: value for name, value in values.items() if not value.is_scale}
+    most = os.stat(group.file.filename).st_size
+    if any(value.size * value.dtype.itemsize > most for value in values.values()):
+        raise ValueError("it says that it holds more than it does")
     columns = {
         name: np.array(value.asstr()[()], str) if h5py.check_string_dtype(value.dtype) else value[()]
         for name, value in values.items()
@@ -134,7 +173,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         InvalidInput: no study is there.
     """
-    index = read_json(folder / "study.json", STUDY)
+    index = read_study(folder / "study.json")
     if index is None:
         raise InvalidInput(f"{folder}: no study.json there; give the folder that a study was run with as --out")
     return index
@@ -221,30 +260,20 @@ def load_scores(folder: str | Path) -> dict[tuple, dict[str, np.ndarray]]:
         path = Path(folder) / "scores" / f"{one['address']}.safetensors"
         if path.exists():
             place = tuple(one[name] for name in ("attack", "ratio", "seed", "detector", "on"))
-            found[place] = load_tree(path)[0]
+            found[place] = read_scores(path)
     return found
 
 
-class Suspects(NamedTuple):
-    """The most suspect images of one cell, most suspect first."""
-
-    image: np.ndarray  # uint8 (m, height, width, channels)
-    poisoned: np.ndarray  # bool (m,)
-    score: np.ndarray  # float (m,)
-
-
-def load_suspects(folder: str | Path) -> dict[tuple[str, str, str], Suspects]:
-    """The most suspect images that each detector found, by (attack, detector, on); of the most poisoned cell.
+def read_scores(path: Path) -> dict[str, np.ndarray]:
+    """The scores of a detection, as `load_scores` gives them.
 
     Raises:
-        InvalidInput: no study is there, or a file is damaged.
+        Damaged: the file is not what was written.
     """
-    asked = read_index(Path(folder))["detections"]
-    kept = {path.stem for path in (Path(folder) / "suspects").glob("[!.]*.safetensors")}
-    shown = sorted((one for one in asked if one["address"] in kept), key=lambda one: (one["ratio"], -one["seed"]))
-    last = {(one["attack"], one["detector"], one["on"]): one["address"] for one in shown}
-    paths = {place: Path(folder) / "suspects" / f"{name}.safetensors" for place, name in last.items()}
-    return {place: Suspects(**load_tree(path)[0]) for place, path in paths.items()}
+    tree, _ = load_named(path)
+    flagged = {"flagged": (np.bool_, 1)} if "flagged" in tree else {}
+    check_arrays(path, tree, {"score": (np.floating, 1), "truth": (np.int8, 1)} | flagged)
+    return tree
 
 
 def load_curves(folder: str | Path) -> xr.Dataset:
@@ -330,7 +359,7 @@ class _Table:
             oracle=("defense", [bool(about[name]["oracle"]) for name in self.axes["defense"]]),
             version=("defense", [int(about[name]["version"]) for name in self.axes["defense"]]),
         )
-        plan = read_json(folder / "plan.json", PLAN) or dict(driver="", convolution="", threads=0, groups={}, held={})
+        plan = read_plan(folder / "plan.json") or dict(driver="", convolution="", threads=0, groups={}, held={})
         found.attrs = index["attributes"] | {
             "driver": plan["driver"],
             "convolution": plan["convolution"],

@@ -25,13 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from bdjax.errors import Damaged, InvalidInput
-from bdjax.io.files import set_aside, write_atomically
-from bdjax.io.store.trees import load_trained, load_tree, save_trained
+from bdjax.io.files import read_regular, set_aside
+from bdjax.io.store import documents
+from bdjax.io.store.trees import load_named, load_trained, save_trained
 from bdjax.types import PyTree, Trained
 
 HEARTBEAT = 5.0
 SILENCE = 60.0
 """Seconds between a writer's signs of life, and after which a silent one counts as dead."""
+
+LONGEST = 1000
+"""Bytes of a claim or of a writer's sign."""
 
 TEMPORARY = re.compile(r"\.([0-9]+)-[0-9a-f]{8}(\.|$)")
 """The end of the name of a file that `write_atomically` has not put in its place, and the process that writes it."""
@@ -41,6 +45,14 @@ def address(identity: Any) -> str:
     """The content address of what `identity`, JSON-serialisable, describes: 24 hexadecimal digits."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _text(path: Path) -> str:
+    """What a claim or a sign says: "" where there is none, or it is none that a writer has written."""
+    try:
+        return read_regular(path, LONGEST).decode()
+    except (InvalidInput, UnicodeDecodeError):
+        return ""
 
 
 class ClaimLost(Exception):
@@ -74,7 +86,7 @@ class Store:
         self._heart.join()
         with self._locked():
             for claim in (self.folder / "claims").glob("*.claim"):
-                owner = claim.read_text()
+                owner = _text(claim)
                 if owner == self.writer or not self._alive(owner):
                     claim.unlink()
             for sign in self._signs():
@@ -84,7 +96,7 @@ class Store:
     def _sweep(self) -> None:
         """Remove the temporary files of writers that are dead: a kill between a write and its rename leaves them."""
         with self._locked():
-            living = {sign.read_text().split()[0] for sign in self._signs() if self._alive(sign.stem)}
+            living = {_text(sign).partition(" ")[0] for sign in self._signs() if self._alive(sign.stem)}
             now = self._sign(self.writer).stat().st_mtime
             for path in [*self.folder.glob(".*.*-*"), *self.folder.glob("*/.*.*-*")]:
                 writer = TEMPORARY.search(path.name)
@@ -130,13 +142,13 @@ class Store:
     def _alive(self, writer: str) -> bool:
         sign = self._sign(writer)
         try:
-            process, host = sign.read_text().split(maxsplit=1)
+            process, host = _text(sign).split(maxsplit=1)
             if host == socket.gethostname():
                 os.kill(int(process), 0)
             return abs(self._silence(writer)) < SILENCE  # a sign of the future is as old as its clock is wrong
         except PermissionError:  # the process is there and somebody else's
             return True
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             return False
 
     def _silence(self, writer: str) -> float:
@@ -154,7 +166,7 @@ class Store:
         with self._locked():
             for name in names:
                 path = self._claim(name)
-                owner = path.read_text() if path.exists() else ""
+                owner = _text(path)
                 if owner not in ("", self.writer) and self._alive(owner):
                     continue
                 path.unlink(missing_ok=True)  # it may be a link that somebody else has put there
@@ -170,17 +182,15 @@ class Store:
             ClaimLost: this writer was silent for so long that another one took them over.
         """
         for name in names:
-            path = self._claim(name)
-            if not path.exists() or path.read_text() != self.writer:
+            if _text(self._claim(name)) != self.writer:
                 raise ClaimLost(name)
 
     def owner(self, names: list[str]) -> tuple[str, float] | None:
         """A living writer that works on one of `names`, and for how many seconds it has been silent; None if none."""
         self._live()
         for name in names:
-            path = self._claim(name)
+            owner = _text(self._claim(name))
             with contextlib.suppress(OSError):
-                owner = path.read_text()
                 if owner != self.writer and self._alive(owner):
                     return owner, self._silence(owner)
         return None
@@ -190,7 +200,7 @@ class Store:
         with self._locked():
             for name in names:
                 path = self._claim(name)
-                if path.exists() and path.read_text() == self.writer:
+                if _text(path) == self.writer:
                     path.unlink()
 
     def model_path(self, name: str) -> Path:
@@ -231,7 +241,7 @@ class Store:
         Raises:
             Damaged: as of `load_model`.
         """
-        return self._read(load_tree, self.assets_path(name))
+        return self._read(load_named, self.assets_path(name))
 
     def _read(self, load: Callable[[Path], tuple[Any, dict[str, str]]], path: Path) -> Any:
         try:
@@ -240,32 +250,18 @@ class Store:
             set_aside(path, error)
             raise Damaged(str(error)) from error
 
-    def update_json(self, name: str, names: tuple[str, ...], change: Callable[[dict | None], dict]) -> dict:
-        """Replace DIR/`name` by change(its content, None where there is none), one writer at a time.
+    def update_json(
+        self, name: str, read: Callable[[Path], dict[str, Any] | None], change: Callable[[dict | None], dict]
+    ) -> dict:
+        """Replace DIR/`name` by change(what `read` finds in it, None where there is none), one writer at a time.
 
         Raises:
-            InvalidInput: what is there is damaged or lacks one of `names`.
+            InvalidInput: what is there is damaged or something else.
         """
+        path = self.folder / name
         with self._locked():
-            held = read_json(self.folder / name, names)
-            text = json.dumps(change(held), indent=1)
-            if text != json.dumps(held, indent=1):
-                write_atomically(self.folder / name, lambda path: path.write_text(text))
-        return json.loads(text)
-
-
-def read_json(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any] | None:
-    """The content of a JSON file with one object, None where there is none.
-
-    Raises:
-        InvalidInput: it is something else, or lacks one of `names`.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path}: not JSON ({error}); remove it and run the study again") from None
-    if not isinstance(found, dict) or not set(names) <= set(found):
-        raise InvalidInput(f"{path}: damaged or another program's file; remove it and run the study again")
-    return found
+            held = read(path)
+            content = json.loads(json.dumps(change(held)))  # as it is read: without tuples
+            if content != held:
+                documents.write_json(path, content)
+        return content

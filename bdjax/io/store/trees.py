@@ -62,14 +62,15 @@ def _flatten(tree: PyTree, name: str, arrays: dict[str, np.ndarray], layout: dic
     arrays[name] = np.array(tree, order="C")
 
 
-def load_tree(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
+def load_tree(path: Path, foreign: bool = True) -> tuple[dict[str, PyTree], dict[str, str]]:
     """What `save_tree` wrote: nested dicts (dataclasses come back as dicts) of numpy arrays, and the metadata.
 
-    A safetensors file of another program is read as what it is: its arrays and its own metadata.
+    A safetensors file of another program is read as what it is: its arrays and its own metadata; not where `foreign`
+    is false.
 
     Raises:
         InvalidInput: no such file.
-        Damaged: it is not whole, or its checksum is another.
+        Damaged: it is not whole, its checksum is another, or it may not be foreign and is.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -77,6 +78,8 @@ def load_tree(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
+        if OWN not in metadata and not foreign:
+            raise ValueError("another program's, without a checksum")
         metadata, layout = _about(metadata, arrays)
         for name, kind in layout["keys"].items():
             arrays[name] = jax.random.wrap_key_data(arrays[name], impl=kind)
@@ -112,19 +115,55 @@ def _nest(arrays: Mapping[str, Any], empty: list[str]) -> dict[str, PyTree]:
     return tree
 
 
+def save_named(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a file of a study, which knows its own name: `load_named` notices where it stands in another's place."""
+    save_tree(path, tree, dict(metadata or {}) | {"address": path.stem})
+
+
+def load_named(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
+    """What `save_named` wrote, and what earlier versions wrote without its name.
+
+    Raises:
+        InvalidInput: no such file.
+        Damaged: it is not whole, another program's, or was written under another name.
+    """
+    tree, metadata = load_tree(path, foreign=False)
+    name = metadata.pop("address", path.stem)
+    if name != path.stem:
+        raise Damaged(f"{str(path)!r}: written as {name}; remove it and make it again")
+    return tree, metadata
+
+
+def check_arrays(path: Path, tree: Mapping[str, Any], expected: Mapping[str, tuple[type, int]]) -> None:
+    """Check that a file's arrays are of the types and numbers of dimensions that are expected, and equally many.
+
+    Raises:
+        Damaged: one is missing or different.
+    """
+    found = [tree.get(name) for name in expected]
+    right = [
+        isinstance(value, np.ndarray) and np.issubdtype(value.dtype, kind) and value.ndim == dims
+        for value, (kind, dims) in zip(found, expected.values(), strict=True)
+    ]
+    if not all(right) or len({len(value) for value in found}) > 1:
+        held = {name: f"{value.dtype}{list(value.shape)}" for name, value in tree.items() if hasattr(value, "dtype")}
+        raise Damaged(f"{str(path)!r}: holds {held}, not {', '.join(expected)}; remove it and make it again")
+
+
 def save_trained(path: Path, trained: Trained, metadata: Mapping[str, str] | None = None) -> None:
     """Write what a stage left: weights and carry."""
-    save_tree(path, trained, metadata)
+    save_named(path, trained, metadata)
 
 
 def load_trained(path: Path) -> tuple[Trained, dict[str, str]]:
     """What `save_trained` wrote.
 
     Raises:
-        InvalidInput: no such file, it is damaged, or it holds something else.
+        InvalidInput: no such file.
+        Damaged: it is not whole, or holds something else.
     """
-    tree, metadata = load_tree(path)
+    tree, metadata = load_named(path)
     weights = tree.get("weights")
     if set(tree) != {"weights", "carry"} or not isinstance(weights, dict) or set(weights) != {"params", "batch_stats"}:
-        raise InvalidInput(f"{str(path)!r}: holds {sorted(tree)}; a model of bdjax has weights and carry; give another")
+        raise Damaged(f"{str(path)!r}: holds {sorted(tree)}; a model of bdjax has weights and carry; give another")
     return Trained(Weights(**weights), tree["carry"]), metadata
