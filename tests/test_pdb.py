@@ -8,7 +8,8 @@ import pytest
 from bdjax import train
 from bdjax.cards import lookup
 from bdjax.data import sources
-from bdjax.defenses.pdb import PDB, disturbed, guarded, mask
+from bdjax.defenses.parts.guarding import guarded, mask
+from bdjax.defenses.pdb import PDB, disturbed
 from bdjax.errors import InvalidInput
 from bdjax.models import MODELS
 from bdjax.types import Data, Given, Net, Weights

@@ -9,7 +9,7 @@ from bdjax import train
 from bdjax.cards import lookup
 from bdjax.data.sources import split
 from bdjax.defenses import DEFENSES
-from bdjax.keys import root
+from bdjax.keys import root, stream
 from bdjax.models import MODELS
 from bdjax.types import Data, Given, Trained
 
@@ -78,6 +78,40 @@ def test_unlearning_ends_after_the_pass_that_falls_to_the_bound():
     last = next(passes for passes in range(1, 7) if same(after[passes], after[20]))
     assert 1 < last < 6 and all(same(after[passes], after[20]) for passes in range(last, 7))
     assert not same(after[last - 1], after[last])
+
+
+def test_the_bound_is_one_on_the_rows_of_a_pass_and_not_on_its_steps():
+    """A pass of 20 and 10 rows whose accuracies are not alike: at a bound between both means it ends or does not.
+
+    Nothing moves but statistics, so that every pass shows by how often these have moved.
+    """
+    for seed in range(20):
+        (unlearn, *_), given, net = build("batch=20,unlearning_epochs=2,unlearning_rate=0,stop=0")
+        known = given((data(), net.init(root(seed))))
+        order = unlearn.order(jax.random.fold_in(stream(root(0), "order"), 0), None, 0, known)
+        batches = [unlearn.source(known).read(rows) for rows in order]
+        right = [float(train.loss_gradient(net, known.victim, rows.image, rows)[2]["accuracy"]) for rows in batches]
+        if right[0] < right[1]:
+            break
+    by_rows, by_steps = (20 * right[0] + 10 * right[1]) / 30, (right[0] + right[1]) / 2
+    assert by_rows < by_steps
+    left = {}
+    for stop in (by_rows - 0.01, by_rows, by_steps - 1e-3):
+        (unlearn, *_), given, _ = build(f"batch=20,unlearning_epochs=2,unlearning_rate=0,stop={stop}")
+        left[stop] = train.fit(root(0), unlearn, given, (data(), known.victim)).carry["unlearned"].batch_stats
+    went_on, *ended = (jax.tree.leaves(one) for one in left.values())
+    for one in ended:
+        assert not np.array_equal(one[0], went_on[0]) and np.array_equal(one[0], ended[0][0])
+
+
+def test_the_rate_falls_after_10_passes_and_after_20():
+    clock = [train.Clock(jnp.int32(3 * epoch), 3, 40) for epoch in (0, 9, 10, 19, 20, 39)]
+    np.testing.assert_allclose([train.falling(10, 20)(one) for one in clock], [1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_presets():
+    release, benchmark = (lookup(text, DEFENSES, "defense") for text in ("rnp", "rnp:preset=benchmark"))
+    assert (release.static["unlearning_epochs"], benchmark.static["unlearning_epochs"]) == (21, 20)
 
 
 def test_rows_are_a_fixed_random_few():

@@ -18,7 +18,7 @@ CARD = Card(
     citation="Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, Neural Cleanse: Identifying and Mitigating Backdoor Attacks "
     "in Neural Networks, IEEE S&P 2019, https://doi.org/10.1109/SP.2019.00031",
     year=2019,
-    version=1,
+    version=2,
     kind="detection of backdoored models by trigger inversion",
     stage="post-training",
     needs=("clean", "victim"),
@@ -27,26 +27,25 @@ CARD = Card(
         "epochs": Setting(80, "passes over the clean rows, at most", "epochs", low=1),
         "batch": Setting(256, "rows a step; the whole clean set where that is smaller", "rows", low=1),
         "learning_rate": Setting(0.1, "constant learning rate of mask and pattern, by Adam", low=0.0),
-    },
+    }
+    | inversion.SETTINGS,
+    presets={"paper": {}, "benchmark": inversion.BENCHMARK},
     departures=(
-        "Inversion runs as in the benchmark: patience of 5 passes over the clean rows and 98%; the authors count steps "
-        "of 1,000 images and want 99%.",
+        *inversion.DEPARTURES,
         "With as few classes as the median has to itself, such as 3, the rule for outliers can hardly ever flag one.",
     ),
 )
 
 
-def make(net, shape, classes, *, epochs, batch):
+def make(net, shape, classes, *, median, **find):
     """Inversion of every class, then the rule for outliers."""
     common.check_classes(classes, "nc")
-    find = inversion.invert(
-        net, shape, classes, lambda given: given.clean, epochs=epochs, batch=batch, rate="learning_rate"
-    )
+    stage = inversion.invert(net, shape, classes, lambda given: given.clean, rate="learning_rate", **find)
 
     def measure(_key, _net, trained, _given):
-        index, flagged = inversion.outliers(trained.carry["norm"])
+        index, flagged = inversion.outliers(trained.carry["norm"], median)
         index = jnp.nan_to_num(index, nan=0.0, posinf=jnp.finfo(real()).max)  # all norms alike: no outlier
-        below = jnp.where(trained.carry["norm"] <= jnp.median(trained.carry["norm"]), index, 0)
+        below = jnp.where(trained.carry["norm"] <= inversion.median_of(trained.carry["norm"], median), index, 0)
         return {
             "norm": trained.carry["norm"],
             "index": index,
@@ -56,7 +55,7 @@ def make(net, shape, classes, *, epochs, batch):
             "class": jnp.argmax(below).astype(real()),
         }
 
-    return Audit((find,), measure)
+    return Audit((stage,), measure)
 
 
 NC = Method(CARD, make)

@@ -7,7 +7,6 @@ nothing. Numbers are those of the authors' released code.
 """
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from bdjax import train
@@ -77,9 +76,6 @@ def make(net, shape, classes, *, backdoor_epochs, epochs, batch, first_drop, sec
     def leave(_key, state, _given):
         return Trained(Weights(state.moving, state.still))
 
-    def falling(clock):
-        return jnp.where(clock.epoch < first_drop, 1.0, jnp.where(clock.epoch < second_drop, 0.1, 0.01))
-
     shared = {"batch": batch, "begin": isolation.anew(net)}
     return (
         train.descend(
@@ -94,7 +90,7 @@ def make(net, shape, classes, *, backdoor_epochs, epochs, batch, first_drop, sec
             lambda given: given.train,
             epochs=epochs,
             loss=weighted,
-            rule=train.sgd(nesterov=True, schedule=falling),
+            rule=train.sgd(nesterov=True, schedule=train.falling(first_drop, second_drop)),
             leave=leave,
             **shared,
         ),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources
-from bdjax.defenses.pdb import guarded, mask
+from bdjax.defenses.parts.guarding import guarded, mask
 from bdjax.detection.parts import isolation
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
@@ -29,7 +29,7 @@ CARD = Card(
     title="NAB",
     citation="Liu, Sangiovanni-Vincentelli, Yue, Beating Backdoor Attack at Its Own Game, ICCV 2023, arXiv:2307.15539",
     year=2023,
-    version=1,
+    version=2,
     kind="training with a defensive backdoor",
     stage="training",
     needs=("train",),
@@ -160,17 +160,13 @@ def make_classifier(net: Net, stamp, static: Mapping) -> Stage:
 
         return Trained(weights, _judged(*sources.each(given.train, predict), given))
 
-    def falling(clock):
-        drops = sum(clock.epoch >= static[name] for name in ("first_drop", "second_drop"))
-        return 0.1**drops
-
     return train.descend(
         lambda given: given.clean,
         epochs=static["label_epochs"],
         batch=static["label_batch"],
         begin=isolation.anew(net),
         loss=isolation.descent(net, lambda losses, weight, settings: train.mean(losses, weight)),
-        rule=train.sgd("label_rate", schedule=falling),
+        rule=train.sgd("label_rate", schedule=train.falling(static["first_drop"], static["second_drop"])),
         leave=leave,
     )
 

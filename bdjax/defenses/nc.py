@@ -19,7 +19,7 @@ CARD = Card(
     citation="Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, Neural Cleanse: Identifying and Mitigating Backdoor Attacks "
     "in Neural Networks, IEEE S&P 2019, https://doi.org/10.1109/SP.2019.00031",
     year=2019,
-    version=1,
+    version=2,
     kind="trigger inversion and unlearning",
     stage="post-training",
     needs=("clean", "victim"),
@@ -32,14 +32,14 @@ CARD = Card(
         "inversion_batch": Setting(256, "rows a step of inversion", "rows", low=1),
         "inversion_rate": Setting(0.1, "constant learning rate of mask and pattern, by Adam", low=0.0),
         "one_in": Setting(5, "one clean row in so many gets the triggers of flagged classes", low=2),
-    },
-    presets={"paper": {}, "benchmark": {"epochs": 100, "period": 100}},
+    }
+    | inversion.SETTINGS,
+    presets={"paper": {}, "benchmark": {"epochs": 100, "period": 100} | inversion.BENCHMARK},
     departures=(
-        "Inversion runs as in the benchmark: patience of 5 passes over the clean rows and 98%; the authors count steps "
-        "of 1,000 images and want 99%.",
+        *inversion.DEPARTURES,
         "One pass of fine-tuning is the paper's as far as it is remembered: its text was not at hand.",
-        "The trigger is stamped as it was found. The benchmark reads it back from images whose range is stretched, and "
-        "saves the model that it loaded, not the one that it tuned.",
+        "The trigger is stamped as it was found. The benchmark reads it back from images whose range is stretched, "
+        "cuts stamped images to whole levels, and saves the model that it loaded, not the one that it tuned.",
     ),
 )
 
@@ -61,13 +61,15 @@ def rows_of(given: Given, one_in: int) -> tuple[Source, int]:
     return Source(first + last * carry["norm"].size, read), first
 
 
-def make(net, shape, classes, *, inversion_epochs, inversion_batch, one_in, **recipe):
+def make(net, shape, classes, *, inversion_epochs, inversion_batch, one_in, median, **static):
     """Inversion, then fine-tuning on images under the triggers of flagged classes."""
-    find = {"epochs": inversion_epochs, "batch": inversion_batch, "rate": "inversion_rate"}
+    recipe = {name: value for name, value in static.items() if name in recipes.RECIPE}
+    find = {name: value for name, value in static.items() if name not in recipe}
+    find |= {"epochs": inversion_epochs, "batch": inversion_batch, "rate": "inversion_rate"}
 
     def order(key, _epoch, given, _still):
         source, first = rows_of(given, one_in)
-        flagged = inversion.outliers(given.carry["norm"])[1]
+        flagged = inversion.outliers(given.carry["norm"], median)[1]
         copies = jnp.repeat(flagged, (source.size - first) // classes)
         # Without a flagged class there is nothing to unlearn, and the model stays as it is.
         return train.chosen(key, jnp.concatenate([jnp.ones(first, bool), copies]) & jnp.any(flagged), recipe["batch"])

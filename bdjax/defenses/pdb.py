@@ -7,15 +7,15 @@ image is stamped and class i is scored by the logit of class h(i).
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bdjax import train
 from bdjax.cards import Card, Method, Setting
 from bdjax.data import sources, warp
+from bdjax.defenses.parts.guarding import guarded, mask
 from bdjax.errors import InvalidInput
 from bdjax.keys import stream
 from bdjax.train import recipes
-from bdjax.types import Array, Batch, Given, Key, Net, Source
+from bdjax.types import Array, Batch, Given, Key, Source
 
 CARD = Card(
     name="pdb",
@@ -56,19 +56,6 @@ CARD = Card(
 )
 
 
-def mask(trigger: str, size: int, height: int, width: int) -> np.ndarray:
-    """Where the defensive trigger is, bool (height, width, 1)."""
-    row, column = np.arange(height)[:, None], np.arange(width)[None]
-    depth = np.minimum(np.minimum(row, height - 1 - row), np.minimum(column, width - 1 - column))
-    sides, ends = (column % (width - 1)) == 0, (row % (height - 1)) == 0
-    found = {
-        "block": (row < size) & (column < size),
-        "border": depth < size,
-        "dashes": sides & (row % 2 == 0) | ends & (column % 2 == 0),
-    }
-    return found[trigger][:, :, None]
-
-
 def defensive(given: Given, stamp, relabel, copies: int) -> Source:
     """The training set, then every clean row `copies` times, stamped and with its defensive label."""
     rows = jnp.tile(jnp.arange(given.clean.size, dtype=jnp.int32), copies)
@@ -92,16 +79,6 @@ def disturbed(key: Key, image: Array, settings) -> Array:
         return jnp.where(jax.random.bernoulli(turn, settings["turned"]), turned, image)
 
     return jax.vmap(one)(jax.random.split(key, len(image)), image)
-
-
-def guarded(net: Net, stamp, shift: int) -> Net:
-    """The network behind the defensive trigger: it stamps every image and scores class i by the logit of class h(i)."""
-
-    def apply(weights, image, *args, **kwargs):
-        logits, batch_stats, taps = net.apply(weights, stamp(image), *args, **kwargs)
-        return jnp.roll(logits, -shift, axis=1), batch_stats, taps
-
-    return net._replace(apply=apply)
 
 
 def make(net, shape, classes, *, trigger, size, value, shift, copies, **recipe):

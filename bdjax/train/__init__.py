@@ -3,7 +3,7 @@
 from bdjax.train.descend import Clock, State, descend
 from bdjax.train.losses import accuracy, cross_entropy, loss_gradient, mean, symmetric_cross_entropy
 from bdjax.train.orders import chosen, cycled, drawn_partners, shuffled, steps_per_epoch
-from bdjax.train.rules import adam, cosine, each, idle, sgd
+from bdjax.train.rules import adam, cosine, each, falling, idle, sgd
 from bdjax.train.run import advance, begin, finish, fit, steps_in
 from bdjax.train.supervised import begin_weights, leave_weights, look_ahead, recipe, start, supervised
 
@@ -22,6 +22,7 @@ __all__ = [
     "descend",
     "drawn_partners",
     "each",
+    "falling",
     "finish",
     "fit",
     "idle",

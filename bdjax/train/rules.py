@@ -21,6 +21,18 @@ def cosine(period: int = 0) -> Callable[[Clock], Array | float]:
     return lambda clock: recipes.rate(clock.step, clock.steps, clock.epochs, "epoch", period)
 
 
+def falling(*drops: int) -> Callable[[Clock], Array | float]:
+    """The schedule that is a tenth from the first of these epochs on, a hundredth from the second one on, and so on."""
+
+    def factor(clock: Clock) -> Array | float:
+        value = 10.0 ** -len(drops)
+        for count, drop in reversed(list(enumerate(drops))):
+            value = jnp.where(clock.epoch < drop, 10.0**-count, value)
+        return value
+
+    return factor
+
+
 def sgd(
     rate: str = "learning_rate",
     *,
