@@ -53,7 +53,7 @@ COMMON = {
         "dataset": "digits",
         "ratios": (0.0, 0.1),
         "seeds": range(20),
-        "audits": ("nc:batch=8", "mm_bd", "ban:epochs=300"),
+        "audits": ("nc:preset=benchmark,batch=8", "mm_bd", "ban:epochs=300"),
     },
 }
 CHANGED: dict[str, dict[str, str]] = {"digits": {}, "cpu": {}, "models": {}}
