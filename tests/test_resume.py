@@ -269,6 +269,23 @@ def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monke
     assert not [path for path in out.rglob(".*")]
 
 
+def test_a_checkpoint_that_is_too_large_is_an_error_of_the_file_system(tmp_path):
+    """tensorstore says so in a ValueError; a limit on the size of files stands for errors of any kind."""
+    code = """
+import resource, sys
+import numpy as np
+from bdjax.io.store.checkpoints import Checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+state = {"a": np.random.default_rng(0).random(10_000)}
+try:
+    Checkpoint(__import__("pathlib").Path(sys.argv[1]), "writer").save(state, ["0" * 24], {})
+except OSError as error:
+    print(error.errno, error.filename.startswith(sys.argv[1]))
+"""
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert found.stdout.split() == [str(errno.EFBIG), "True"], found.stderr[-300:]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 100 kB, where this user may make one."""

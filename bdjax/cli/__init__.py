@@ -122,10 +122,11 @@ def _unusable(error: OSError) -> int:
         return _fail(
             f"the disk is full ({error.filename or 'in writing'}); make room and run the same command again", 1
         )
+    if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+        where = error.filename or "in writing"
+        return _fail(f"{where}: {error.strerror}; nothing finished is lost, run the same command again", 1)
     if error.filename is None or error.errno is None:
         raise error
-    if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):
-        return _fail(f"{error.filename}: {error.strerror}; nothing finished is lost, run the same command again", 1)
     return _fail(f"{error.filename}: {error.strerror}; give a path that can be used", 2)
 
 
