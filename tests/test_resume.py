@@ -316,6 +316,7 @@ def test_temporary_files_of_the_dead_are_swept_up(tmp_path):
         names = {"dead": dead_process(), "mine": os.getpid(), "young": dead_process()}
         paths = {who: tmp_path / "models" / f".abc.{number}-0123abcd.safetensors" for who, number in names.items()}
         paths["young"] = tmp_path / f".plan.{names['young']}-0123abcd.json"
+        paths["dead sign"] = tmp_path / "claims" / "elsewhere-1-0123abcd.new"
         for who, path in paths.items():
             path.write_text("half")
             age = 0 if who == "young" else 2 * store.SILENCE

@@ -102,6 +102,9 @@ class Store:
                 writer = TEMPORARY.search(path.name)
                 if writer and writer[1] not in living and now - path.stat().st_mtime > SILENCE:
                     path.unlink(missing_ok=True)
+            for path in (self.folder / "claims").glob("*.new"):  # signs that were never put in their place
+                if now - path.stat().st_mtime > SILENCE:
+                    path.unlink(missing_ok=True)
 
     def _signs(self) -> list[Path]:
         return list((self.folder / "claims").glob("*.writer"))
