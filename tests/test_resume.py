@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -323,6 +324,16 @@ def test_temporary_files_of_the_dead_are_swept_up(tmp_path):
             os.utime(path, (time.time() - age,) * 2)
         with Store(tmp_path):
             assert {who for who, path in paths.items() if path.exists()} == {"mine", "young"}
+
+
+def test_whoever_waits_for_the_lock_says_so(tmp_path, monkeypatch, caplog):
+    """A writer that is stopped while it holds the lock holds up all others."""
+    monkeypatch.setattr(store, "SILENCE", 0.05)
+    with Store(tmp_path) as mine, open(tmp_path / "claims" / "lock") as held:
+        store.fcntl.flock(held, store.fcntl.LOCK_EX)
+        threading.Timer(0.5, store.fcntl.flock, (held, store.fcntl.LOCK_UN)).start()
+        assert mine.claim(["a"]) == ["a"]
+    assert f"{tmp_path}: another process holds its lock; if that one is stopped" in caplog.text
 
 
 def test_a_sign_from_the_future_holds_nothing(tmp_path):
