@@ -52,6 +52,13 @@ def _aside(monkeypatch, tmp_path):
         getattr(bdjax, name).update(methods)
 
 
+def test_the_readme_names_every_method():
+    part = README.read_text().partition("## What is in it")[2].partition("## ")[0]
+    named = set(re.findall("`([a-z0-9_]+)`", part))
+    methods = {name for registry in REGISTRIES[:-1] for name in getattr(bdjax, registry)}
+    assert methods <= named
+
+
 def test_blocks_are_found():
     text = "a\n```python\nx = 1\n\n```\n\n<!-- tested -->\n\n  ~~~~ bash -e\n  echo\n  ```\n  ~~~~\n```\nplain\n```\n"
     assert blocks(text) == [

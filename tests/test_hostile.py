@@ -10,11 +10,10 @@ import pytest
 import tiny
 
 import bdjax
-from bdjax import cli
+from bdjax import cli, paths
 from bdjax.cards import Card
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
-from bdjax.io.datasets import cache
 from bdjax.io.files import read_regular
 from bdjax.io.store import store
 from bdjax.io.store.documents import read_json
@@ -82,14 +81,14 @@ def test_an_empty_path_is_not_the_working_folder(refused, tmp_path, arguments):
 @pytest.mark.parametrize("how", ["open to others", "a link"])
 def test_a_cache_that_others_may_write_to_is_refused(tmp_path, monkeypatch, how):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert stat.S_IMODE(cache.home().stat().st_mode) == 0o700
+    assert stat.S_IMODE(paths.home().stat().st_mode) == 0o700
     if how == "a link":
         (tmp_path / "bdjax").rename(tmp_path / "other")
         (tmp_path / "bdjax").symlink_to(tmp_path / "other")
     else:
         (tmp_path / "bdjax").chmod(0o777)
     with pytest.raises(InvalidInput, match="make it yours alone"):
-        cache.home()
+        paths.home()
 
 
 def test_no_home_is_said(monkeypatch):
@@ -98,9 +97,9 @@ def test_no_home_is_said(monkeypatch):
     def lost():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(cache.Path, "home", lost)
+    monkeypatch.setattr(paths.Path, "home", lost)
     with pytest.raises(InvalidInput, match="no home folder for a cache; set XDG_CACHE_HOME"):
-        cache.home()
+        paths.home()
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ LAYERS = (
 
 CONFINED = {
     "flax.linen": ["models"],
+    "fsspec": ["io"],
     "h5netcdf": [],
     "h5py": ["io"],
     "jinja2": ["report"],

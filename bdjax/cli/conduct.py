@@ -16,16 +16,20 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
     from bdjax.engine import progress
     from bdjax.engine import run as engine
     from bdjax.engine.failures import Failed
+    from bdjax.io.store import remote
 
     use_cores()
     keep_compiled()
-    failed = None
-    with timed(out):
+    failed, far = None, remote.of(out)
+    folder = far.folder if far else out
+    with timed(folder):
         try:
             engine.run(study, out, progress.automatic(), share)
         except Failed as error:
             failed = error
-    present([out], out)
+    present([folder], folder)
+    if far:
+        far.push()
     if failed:
         raise failed
 
@@ -85,7 +89,7 @@ def keep_compiled() -> None:
     """Keep compiled programs in the user's own cache: they are code, so nobody else may write there."""
     import jax
 
-    from bdjax.io.datasets.cache import home
+    from bdjax.paths import home
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return

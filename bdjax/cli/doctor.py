@@ -107,8 +107,8 @@ def _datasets() -> None:
 
 def _drivers() -> None:
     from bdjax.engine import drivers
-    from bdjax.io.datasets.cache import home
     from bdjax.io.store.documents import read_json
+    from bdjax.paths import home
 
     print("drivers")
     known = read_json(home() / "drivers.json", drivers.MEASURED) or {}

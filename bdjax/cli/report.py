@@ -13,7 +13,8 @@ from bdjax.errors import InvalidInput
 class Report:
     """Print what studies have found so far and write report.html, results.csv and results.parquet.
 
-    Of one study they go into its folder; several stand on one page, in --out.
+    Of one study they go into its folder; several stand on one page, in --out. A folder may be a place in an object
+    store, as s3://bucket/study.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -23,7 +24,7 @@ class Report:
     ] = ()
     """Those of further studies."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Where page and exports go. Else: the study's own folder, or ./report for several."""
+    """Where page and exports go. Else: the study's own folder, or ./report for several and for object stores."""
     name: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     """What the data set is called on the page and in the tables. Else: as the study calls it."""
     bound: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 5.0
@@ -36,9 +37,11 @@ class Report:
     def run(self) -> None:
         """See the class."""
         from bdjax.cli.conduct import present
+        from bdjax.io.store import remote
 
         if not 0 <= self.bound <= 100:
             raise InvalidInput(f"--bound {self.bound:g}; give points of accuracy between 0 and 100")
         forms = [form for form in ("latex", "markdown") if getattr(self, form)]
-        out = self.out or (Path("report") if self.others else self.folder)
-        present([self.folder, *self.others], out, self.bound / 100, forms, self.name)
+        folders = list(map(remote.local, (self.folder, *self.others)))
+        out = self.out or Path("report" if self.others or remote.of(self.folder) else self.folder)
+        present(folders, out, self.bound / 100, forms, self.name)

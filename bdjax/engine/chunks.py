@@ -72,14 +72,13 @@ def _shared(context: Context, group: Group) -> Shared:
     if group.assets is None:
         return context.shared
     if group.assets not in context.assets:
-        path = context.store.assets_path(group.assets)
-        if not path.exists():
+        if not context.store.has_assets(group.assets):
             text = group.jobs[0].attack
             context.progress.stage(f"prepare {text}", 0)
             settings = scalars(context.work.attacks[text][0].traced)
             prepare = group.scene.attack.prepare
             made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
-            save_named(path, made, {"attack": text})
+            save_named(context.store.assets_path(group.assets), made, {"attack": text})
         made = jax.tree.map(jnp.asarray, context.store.load_assets(group.assets))
         context.assets[group.assets] = lift.everywhere(made, context.mesh)
     return context.shared.replace(assets=context.assets[group.assets])

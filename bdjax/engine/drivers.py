@@ -13,12 +13,12 @@ import numpy as np
 
 from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
-from bdjax.io.datasets.cache import home
 from bdjax.io.files import write_atomically
 from bdjax.io.store.documents import COUNT, NUMBER, read_json
 from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.models.parts import convolution
+from bdjax.paths import home
 from bdjax.study.resolve import Work
 
 CELLS, STEPS = 4, 4

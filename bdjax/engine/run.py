@@ -19,7 +19,7 @@ from bdjax.engine.progress import Progress, Silent
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.files import set_aside
-from bdjax.io.store import results
+from bdjax.io.store import remote, results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
 from bdjax.io.store.documents import read_plan
 from bdjax.io.store.store import ClaimLost, Store
@@ -43,7 +43,8 @@ def run(
 
     Args:
         study: what is asked for.
-        out: the study's folder; what is finished there is not done again. None keeps nothing on disk.
+        out: the study's folder, or a place in an object store such as s3://bucket/study, to which writers must do
+            different shares; what is finished there is not done again. None keeps nothing on disk.
         progress: told what happens (see `bdjax.engine.progress`).
         share: (3, 16) does the third of sixteen shares of the work, which are the same ones always: a scheduler's tasks
             do one each, in one folder, and a task that is run again does what it lacks.
@@ -60,17 +61,18 @@ def run(
         raise InvalidInput(f"share {share[0]}/{share[1]}; give one of 1/{share[1]} to {share[1]}/{share[1]}")
     work = resolve(study)
     if out is not None:
-        return _run(work, Path(out), progress or Silent(), share)
+        far = remote.of(out)
+        return _run(work, Store(far.folder if far else Path(out), far), progress or Silent(), share)
     folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
     try:
-        return _run(work, folder, progress or Silent(), share)
+        return _run(work, Store(folder), progress or Silent(), share)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(work: Work, folder: Path, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
+def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
     planned = plan(work)
-    with Store(folder) as store, signals.noted() as told:
+    with store, signals.noted() as told:
         try:
             runner = _Runner(work, share_of(planned.jobs, *share), store, progress, told)
             runner.begin()
@@ -78,7 +80,7 @@ def _run(work: Work, folder: Path, progress: Progress, share: tuple[int, int]) -
             runner.run()
         finally:
             progress.end()
-    return results.load(folder)
+    return results.load(store.folder)
 
 
 class _Runner:
@@ -161,6 +163,7 @@ class _Runner:
                 self._wait(waited)
         self._heed()
         sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
+        self.store.publish()
         self.failures.check()
 
     def _left(self) -> list[str]:
@@ -257,8 +260,7 @@ class _Runner:
 
     def _prepare(self, group: Group, job: Job) -> bool:
         """Compile a group's programs; not where another writer is at the assets that they take."""
-        path = group.assets and self.store.assets_path(group.assets)
-        missing = [group.assets] if path and not path.exists() else []
+        missing = [group.assets] if group.assets and not self.store.has_assets(group.assets) else []
         taken = self.store.claim(missing)
         try:
             if taken == missing:
@@ -276,6 +278,7 @@ class _Runner:
             if chunk:
                 chunks.run(self.context, group, chunk)
                 self.found |= {job.address for job in chunk}
+                self.store.publish()
             return bool(chunk)
         except ClaimLost:  # this process was stopped for so long that another one goes on with the chunk
             return True

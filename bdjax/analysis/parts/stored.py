@@ -15,7 +15,7 @@ from bdjax.engine import chunks
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Silent
 from bdjax.errors import InvalidInput
-from bdjax.io.store import results
+from bdjax.io.store import remote, results
 from bdjax.io.store.store import Store
 from bdjax.study import Study, resolve
 from bdjax.study.groups import Group, groups
@@ -45,7 +45,7 @@ def opened(
     """Read models of a study.
 
     Args:
-        folder: the study's `out`.
+        folder: the study's `out`, a folder or a place in an object store.
         attack, ratio: coordinates in its results.
         defenses, seeds: further coordinates; () for all that the study has under that attack and ratio.
         audit: `name:setting=value`, of AUDITS: what its card needs is read beside the models.
@@ -53,7 +53,10 @@ def opened(
     Raises:
         InvalidInput: the folder holds no such study or cells, or a model is missing.
     """
-    folder = Path(folder)
+    far = remote.of(folder)
+    if far:
+        far.pull()
+    folder = far.folder if far else Path(folder)
     index = results.read_index(folder)
     cells = [cell for cell in index["cells"] if (cell["attack"], cell["ratio"]) == (attack, ratio)]
     if not cells:
@@ -69,13 +72,14 @@ def opened(
     fields = json.loads(index["attributes"]["config"])
     asked = Study(**fields | chosen | {"attacks": (attack,), "ratios": (ratio,), "audits": (audit,)})
     resolved = resolve.resolve(asked)
+    # The store is only read from here on, so it is not entered and nothing is claimed.
     if resolved.base != index["base"]:
         raise InvalidInput(f"{folder}: made with other data or another network; run the study again first")
-    return Stored(chosen["seeds"], resolved.net, _models(resolved, folder, audit))
+    return Stored(chosen["seeds"], resolved.net, _models(resolved, Store(folder, far), audit))
 
 
-def _models(resolved: resolve.Work, folder: Path, audit: str) -> dict[str, Models]:
-    planned, store = plan(resolved), Store(folder)  # only read, so without a claim
+def _models(resolved: resolve.Work, store: Store, audit: str) -> dict[str, Models]:
+    planned = plan(resolved)
     jobs = {job.address: job for job in planned.jobs}
     asked: dict[str, list[Job]] = {}
     for cell in planned.cells:
@@ -84,7 +88,7 @@ def _models(resolved: resolve.Work, folder: Path, audit: str) -> dict[str, Model
         for name in (job.model, job.clean_model, job.backdoored, job.trigger):
             if name and not store.has_model(name):
                 what = f"{cell['defense']} at seed {cell['seed']}, or one that {audit} compares it with"
-                raise InvalidInput(f"{folder}: lacks the model of {what}; run the study with that audit first")
+                raise InvalidInput(f"{store.folder}: lacks the model of {what}; run the study with that audit first")
     data = resolved.dataset
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (data.train, data.test)))
     context = Context(resolved, store, Silent(), {}, shared, lambda: 0, 1)

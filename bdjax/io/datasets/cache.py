@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,32 +13,7 @@ from bdjax.io.datasets.arrays import declared, read
 from bdjax.io.datasets.npz import NAMES
 from bdjax.io.datasets.splits import Splits, check
 from bdjax.io.files import slug, write_atomically
-
-
-def home() -> Path:
-    """The user's cache folder, made where it is missing, for the user alone: $XDG_CACHE_HOME/bdjax or ~/.cache/bdjax.
-
-    Compiled programs are kept there, and whoever may write to it runs code as the user.
-
-    Raises:
-        InvalidInput: it cannot be made, or others may write to it.
-    """
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bdjax")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.lstat()
-    except RuntimeError:  # neither HOME nor an entry for this user
-        raise InvalidInput("no home folder for a cache; set XDG_CACHE_HOME to a folder of your own") from None
-    except OSError as error:
-        raise InvalidInput(
-            f"no cache folder at {str(folder)!r} ({error.strerror}); set XDG_CACHE_HOME to one"
-        ) from error
-    if stat.S_ISLNK(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise InvalidInput(
-            f"cache folder {str(folder)!r} is a link, somebody else's or open to others; make it yours alone "
-            "(chmod 700), or set XDG_CACHE_HOME to another"
-        )
-    return folder
+from bdjax.paths import home
 
 
 def cached(

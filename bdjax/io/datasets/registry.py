@@ -132,6 +132,8 @@ def load(text: str, flip: bool | None = None, cache: Path | None = None) -> Data
         return dataset(cached(name, path, found.stamps, decode.VERSION, read, cache), name, decode.VERSION, flip)
     if os.path.isfile(path) and path.suffix.lower() == ".npz":
         return dataset(npz.read_splits(path), path.stem, npz.VERSION, flip)
+    if local(text) != text:
+        raise InvalidInput(f"{text}: there is no {local(text)} in the working folder; go where these images lie")
     if os.path.exists(path) or not TFDS_NAME.fullmatch(text):
         raise InvalidInput(f"no dataset or path {text!r}; give {_allowed()}")
     found = tfds.builder(text)
@@ -144,7 +146,7 @@ def load(text: str, flip: bool | None = None, cache: Path | None = None) -> Data
 def shown(text: str, found: Dataset) -> str:
     """What results say of a dataset that was loaded by `text`: a name as it is, a path without its folders."""
     known = text.partition(":")[0] in DATASETS or not os.path.exists(os.path.expanduser(local(text)))
-    return text if known else portable(local(text), found.digest)
+    return text if known else portable(text, found.digest)
 
 
 def _allowed() -> str:

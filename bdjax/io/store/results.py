@@ -21,6 +21,7 @@ from bdjax.cards import split
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.checksums import checksum
 from bdjax.io.files import read_regular, write_atomically
+from bdjax.io.store import remote
 from bdjax.io.store.documents import read_plan, read_study
 from bdjax.io.store.store import address
 from bdjax.io.store.trees import check_arrays, load_named
@@ -206,7 +207,7 @@ def load(folder: str | Path) -> xr.Dataset:
     """What a study found so far.
 
     Args:
-        folder: the study's `out`.
+        folder: the study's `out`, a folder or a place in an object store.
 
     Returns:
         Dims attack (str), ratio (float64), seed (int64), defense (str); float64 fractions acc, asr, ra, der,
@@ -220,7 +221,7 @@ def load(folder: str | Path) -> xr.Dataset:
     Raises:
         InvalidInput: no study is there, or a shard is damaged.
     """
-    folder = Path(folder)
+    folder = remote.local(folder)
     index = read_index(folder)
     cells = index["cells"]
     axes = _axes(cells)
@@ -278,9 +279,9 @@ def load_scores(folder: str | Path) -> dict[tuple, dict[str, np.ndarray]]:
     Raises:
         InvalidInput: no study is there, or a file is damaged.
     """
-    found = {}
-    for one in read_index(Path(folder))["detections"]:
-        path = Path(folder) / "scores" / f"{one['address']}.safetensors"
+    found, folder = {}, remote.local(folder)
+    for one in read_index(folder)["detections"]:
+        path = folder / "scores" / f"{one['address']}.safetensors"
         if path.exists():
             place = tuple(one[name] for name in ("attack", "ratio", "seed", "detector", "on"))
             found[place] = read_scores(path)
@@ -301,7 +302,7 @@ def read_scores(path: Path) -> dict[str, np.ndarray]:
 
 def load_curves(folder: str | Path) -> xr.Dataset:
     """Training curves of a study: dims attack, ratio, seed, defense, epoch; NaN beyond a curve's end."""
-    folder = Path(folder)
+    folder = remote.local(folder)
     cells = read_index(folder)["cells"]
     axes = _axes(cells)
     lines = _rows(folder, "run", curves=True)

@@ -29,6 +29,7 @@ from typing import Any
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.files import read_regular, set_aside
 from bdjax.io.store import documents
+from bdjax.io.store.remote import Remote
 from bdjax.io.store.trees import load_named, load_trained, save_trained
 from bdjax.types import PyTree, Trained
 
@@ -65,10 +66,13 @@ class ClaimLost(Exception):
 
 
 class Store:
-    """A study's folder, open for one writer. Use it as a context manager."""
+    """A study's folder, open for one writer. Use it as a context manager.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    remote: the object store that the folder mirrors, where it does.
+    """
+
+    def __init__(self, folder: Path, remote: Remote | None = None):
+        self.folder, self.remote = folder, remote
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -83,6 +87,8 @@ class Store:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
+        if self.remote:
+            self.remote.pull()
         self._heart.start()
         return self
 
@@ -234,7 +240,11 @@ class Store:
 
     def has_model(self, name: str) -> bool:
         """Whether the model is there; files appear whole or not at all."""
-        return self.model_path(name).exists()
+        return self._has(self.model_path(name))
+
+    def has_assets(self, name: str) -> bool:
+        """Whether the assets are there."""
+        return self._has(self.assets_path(name))
 
     def scores_path(self, name: str) -> Path:
         """Where the scores of a detection are kept, where a study keeps them."""
@@ -264,12 +274,24 @@ class Store:
         """
         return self._read(load_named, self.assets_path(name))
 
+    def _has(self, path: Path) -> bool:
+        return path.exists() or (self.remote is not None and self.remote.has(path))
+
     def _read(self, load: Callable[[Path], tuple[Any, dict[str, str]]], path: Path) -> Any:
+        if self.remote:
+            self.remote.fetch(path)
         try:
             return load(path)[0]
         except InvalidInput as error:
             set_aside(path, error)
+            if self.remote:
+                self.remote.forget(path)
             raise Damaged(str(error)) from error
+
+    def publish(self) -> None:
+        """Put what is new into the object store, where the folder mirrors one."""
+        if self.remote:
+            self.remote.push()
 
     def update_json(
         self, name: str, read: Callable[[Path], dict[str, Any] | None], change: Callable[[dict | None], dict]

@@ -1,0 +1,142 @@
+"""A study in an object store such as s3:// or gs://, worked on in a local folder.
+
+Files that a study writes once, which are models, shards of results, assets, samples and scores, have names that say
+what they hold. So writers that do different shares need no locks, which object stores have not: each puts its own files
+there, none twice, and whoever reads finds all of them. Where two did the same work, the first one's files stand.
+"""
+
+import contextlib
+import errno
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bdjax.errors import InvalidInput
+from bdjax.io.files import DAMAGED, write_atomically
+from bdjax.paths import home
+
+URL = re.compile("([a-z][a-z0-9+.-]+):/{1,2}(.+)")
+"""What names an object store; a Path has only one of the two slashes left."""
+
+LAZY = ("models", "assets")
+"""Folders whose files are brought when they are asked for."""
+
+ONCE = (*LAZY, "samples", "suspects", "scores", "times", "results")
+"""Folders of files that are written once, in the order in which they are put there: a row of results comes last."""
+
+ANEW = ("study.json", "plan.json", "report.html", "results.csv", "results.parquet", "failures/*.txt")
+"""Patterns of files that are replaced."""
+
+
+class Remote:
+    """A study's place in an object store, and the local folder that mirrors it."""
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self.folder = home() / "studies" / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except ImportError as error:
+            raise InvalidInput(f"{self.url}: {error}") from error
+        self._there: set[str] | None = None  # names in the store, relative to its root
+        self._states: dict[str, tuple[int, int]] = {}  # of what was brought or put: time and size of the local file
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Whatever a store's own library raises becomes an I/O error that names the store."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(errno.EIO, " ".join(str(error).split())[:200] or type(error).__name__, self.url) from error
+
+    def pull(self) -> None:
+        """See what is there, and bring what is not lazy and not here."""
+        with self._reaching():
+            self._files.invalidate_cache()
+            found = self._files.find(self._root)
+        self._there = {path.removeprefix(self._root).lstrip("/") for path in found}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in sorted(self._there):
+            first = name.partition("/")[0]
+            brought = first in ONCE and first not in LAZY and not (self.folder / name).exists()
+            if brought or first in ("study.json", "plan.json", "failures"):
+                self._get(name)
+
+    def has(self, path: Path) -> bool:
+        """Whether the store holds the file that is or would be at a path of the mirror."""
+        return path.relative_to(self.folder).as_posix() in (self._there or ())
+
+    def fetch(self, path: Path) -> None:
+        """Bring a lazy file that the store has and the mirror lacks."""
+        if self.has(path) and not path.exists():
+            self._get(path.relative_to(self.folder).as_posix())
+
+    def forget(self, path: Path) -> None:
+        """Take the store's file at a path of the mirror for missing, because what was brought is damaged."""
+        self._there.discard(path.relative_to(self.folder).as_posix())
+
+    def push(self) -> None:
+        """Put there what is new or was made again here."""
+        if self._there is None:
+            self.pull()
+        for part in ONCE:
+            for path in sorted((self.folder / part).glob("[!.]*")):
+                name = f"{part}/{path.name}"
+                again = name in self._states and self._states[name] != _state(path)
+                if path.suffix != DAMAGED and (name not in self._there or again):
+                    self._put(name)
+        for path in [path for pattern in ANEW for path in sorted(self.folder.glob(pattern))]:
+            name = path.relative_to(self.folder).as_posix()
+            if self._states.get(name) != _state(path):
+                self._put(name)
+        for name in [name for name in self._there if name.startswith("failures/")]:
+            if not (self.folder / name).exists():  # it was tried again and is done
+                with self._reaching():
+                    self._files.rm_file(f"{self._root}/{name}")
+                self._there.remove(name)
+
+    def _get(self, name: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._reaching():
+            write_atomically(path, lambda new: self._files.get_file(f"{self._root}/{name}", str(new)))
+        self._states[name] = _state(path)
+
+    def _put(self, name: str) -> None:
+        path = self.folder / name
+        state = _state(path)
+        with self._reaching():
+            self._files.put_file(str(path), f"{self._root}/{name}")
+        self._there.add(name)
+        self._states[name] = state
+
+
+def _state(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+def of(place: str | Path) -> Remote | None:
+    """The object store that a place names; None for a path.
+
+    Raises:
+        InvalidInput: the library that reaches such a store is not installed.
+    """
+    import fsspec
+
+    found = URL.fullmatch(str(place))
+    if not found or found[1] in ("file", "local") or found[1] not in fsspec.available_protocols():
+        return None
+    return Remote(f"{found[1]}://{found[2]}")
+
+
+def local(place: str | Path) -> Path:
+    """The folder to read a study from: a path as it is; of an object store the mirror, up to date but for models."""
+    far = of(place)
+    if far is None:
+        return Path(place)
+    far.pull()
+    return far.folder

@@ -1,0 +1,165 @@
+"""Studies in an object store: shares by writers that have nothing else in common, kills, and what is read there."""
+
+import shutil
+
+import fsspec
+import numpy as np
+import pytest
+import tiny
+
+import bdjax
+from bdjax.analysis.parts import stored
+from bdjax.engine import run as engine
+from bdjax.errors import InvalidInput
+from bdjax.io.store import remote
+
+ASKED = {
+    "seeds": (0, 1),
+    "ratios": (0.0, 0.1),
+    "defenses": ("none", "ft:epochs=1,batch=8"),
+}
+FIGURES = ("acc", "asr", "ra", "der", "overlap", "status")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    return bdjax.run(tiny.study(data, **ASKED), data / "alone"), data / "alone"
+
+
+@pytest.fixture
+def url():
+    """A place in fsspec's store in memory, empty."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    return "memory://bucket/study"
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """Goes to another machine: one whose cache has nothing of the study."""
+
+    def go(number: int):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"host{number}"))
+
+    go(0)
+    return go
+
+
+def there(url) -> dict[str, bytes]:
+    files, root = fsspec.core.url_to_fs(url)
+    return {path.removeprefix(root): files.cat_file(path) for path in files.find(root)}
+
+
+def same(one, two) -> None:
+    for name in FIGURES:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def test_shares_on_machines_that_have_nothing_in_common(alone, data, url, host, monkeypatch):
+    """Three shares, one of them killed after a chunk and run again elsewhere, one run twice."""
+    study = tiny.study(data, **ASKED)
+    for share in (1, 2):
+        host(share)
+        bdjax.run(study, url, share=(share, 3))
+    before = there(url)
+    host(3)
+    ready = engine.chunks.run
+
+    def die(*asked):
+        if killed:
+            raise KeyboardInterrupt
+        killed.append(ready(*asked))
+
+    killed = []
+    monkeypatch.setattr(engine.chunks, "run", die)
+    with pytest.raises(KeyboardInterrupt):
+        bdjax.run(study, url, share=(3, 3))
+    monkeypatch.setattr(engine.chunks, "run", ready)
+    for number, share in (4, 3), (5, 1):
+        host(number)
+        bdjax.run(study, url, share=(share, 3))
+    host(6)
+    same(bdjax.load(url), alone[0])
+    once = {name: content for name, content in before.items() if name.count("/") > 1}
+    assert once and once.items() <= there(url).items()  # nobody has written anything twice
+    kept = {path.name for path in (alone[1] / "models").iterdir()}
+    assert {name.rpartition("/")[2] for name in there(url) if "/models/" in name} == kept
+    assert not list((remote.of(url).folder / "models").glob("*"))  # figures alone were brought
+
+
+def test_what_is_finished_is_not_done_again_elsewhere(data, url, host):
+    judged = {"detectors": ("strip:overlays=2",), "keep_scores": True}
+    study = tiny.study(data, **ASKED | {"seeds": (0,)} | judged)
+    first = bdjax.run(study, url)
+    scores = bdjax.load_scores(url)
+    host(1)
+    assert scores.keys() == bdjax.load_scores(url).keys()
+    recorder = tiny.Recorder()
+    same(bdjax.run(study, url, recorder), first)
+    assert recorder.models == 0 and not recorder.compiled_labels
+    bdjax.run(tiny.study(data, **ASKED), url, recorder)
+    assert recorder.models == 4  # of one more seed: two victims and their tunings
+
+
+def test_a_damaged_model_in_the_store_is_made_again(data, url, host):
+    study = tiny.study(data, **ASKED | {"seeds": (0,), "defenses": ("none",)})
+    first = bdjax.run(study, url)
+    files, root = fsspec.core.url_to_fs(url)
+    for path in files.find(f"{root}/models"):
+        content = bytearray(files.cat_file(path))
+        content[-1] ^= 1
+        files.pipe_file(path, bytes(content))
+    host(1)
+    after = bdjax.run(tiny.study(data, **ASKED | {"seeds": (0,)}), url)
+    np.testing.assert_array_equal(after["acc"].sel(defense="none"), first["acc"].sel(defense="none"))
+    host(2)
+    folder = remote.of(url).folder
+    shutil.rmtree(folder, ignore_errors=True)
+    far = remote.of(url)
+    far.pull()
+    with engine.Store(far.folder, far) as store:
+        for name in there(url):
+            if "/models/" in name:
+                store.load_model(name.rpartition("/")[2].removesuffix(".safetensors"))
+
+
+def test_analyses_read_from_the_store(alone, data, url, host, monkeypatch):
+    monkeypatch.chdir(data)  # results name the images by content, without the folder that they lie in
+    study = tiny.study(data, **ASKED | {"audits": ("retuning:epochs=1",)})
+    bdjax.run(study, url)
+    host(1)
+    found = stored.opened(url, tiny.ATTACK, 0.1, ("none",), (0,), "retuning:epochs=1")
+    assert found.seeds == (0,)
+    model = remote.of(url).folder / "models"
+    assert 1 <= len(list(model.iterdir())) <= 3  # what is looked at is brought, and no more
+
+
+def test_what_names_no_store(tmp_path):
+    for place in ("runs/study", tmp_path, "file:///there", "nosuch://there", "C:/there"):
+        assert remote.of(place) is None
+    from pathlib import Path
+
+    assert remote.of(Path("memory://bucket/study")).url == "memory://bucket/study"
+
+
+def test_a_store_whose_library_is_missing_or_that_cannot_be_reached(monkeypatch, url, data):
+    def missing(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(InvalidInput, match="s3://bucket/study: Install s3fs"):
+        remote.of("s3://bucket/study")
+    monkeypatch.undo()
+
+    def refused(self, *asked, **options):
+        raise RuntimeError("no\n credentials")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", refused)
+    with pytest.raises(OSError, match="no credentials") as caught:
+        bdjax.load(url)
+    assert caught.value.filename == url
