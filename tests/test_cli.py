@@ -454,3 +454,17 @@ def test_a_reader_that_goes_away_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+class Dropped:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_a_signal_that_python_drops_leaves_no_traceback(monkeypatch):
+    """What a handler raises where Python cannot pass it on is printed and forgotten; the signal comes again."""
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    assert cli.status(lambda: Dropped() and None) == 0 and not seen
+    Dropped()
+    assert len(seen) == 1

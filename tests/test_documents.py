@@ -151,7 +151,9 @@ def test_a_marker_that_means_something_else(tmp_path, path, value):
 
 
 def rewritten(path, change):
-    """Put other columns into a shard, with their checksum."""
+    """Put other columns into a shard, with their checksum, as earlier versions left it: without one of its bytes."""
+    path.write_bytes(path.read_bytes()[: -len(results._ending(b""))])
+    assert len(results.read_shard(path)) == 2
     with h5py.File(path, "r+") as file:
         columns = results._columns(file)
         other = change(dict(columns))
@@ -168,7 +170,7 @@ SHARDS = {
     "a status of 7": lambda rows: rows | {"status": rows["status"] + np.int8(7)},
     "a column that is too short": lambda rows: rows | {"seconds": rows["seconds"][:-1]},
     "a column of two dimensions": lambda rows: rows | {"seconds": rows["seconds"][:, None]},
-    "a column of text": lambda rows: rows | {"seconds": rows["seconds"].astype(str)},
+    "a column of truth values": lambda rows: rows | {"seconds": rows["seconds"] > 0},
     "other addresses": lambda rows: rows | {"address": rows["address"][::-1]},
 }
 
@@ -177,7 +179,18 @@ SHARDS = {
 def test_a_shard_that_means_something_else(folder, name):
     path = max(results.shards(folder, "run"), key=lambda path: len(results.read_shard(path)))
     rewritten(path, SHARDS[name])
-    with pytest.raises(Damaged, match="a damaged shard"):
+    with pytest.raises(Damaged, match="a damaged shard") as caught:
+        results.read_shard(path)
+    assert "checksum" not in str(caught.value)
+
+
+def test_hdf5_does_not_read_what_is_damaged(folder, monkeypatch):
+    """On some damaged files it never ends."""
+    path = results.shards(folder, "score")[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    monkeypatch.setattr(h5py, "File", None)
+    with pytest.raises(Damaged, match="its checksum is another"):
         results.read_shard(path)
 
 

@@ -1,5 +1,6 @@
 """Files written whole or not at all, names for them, and trees of arrays that survive them."""
 
+import errno
 import json
 import os
 import sys
@@ -183,3 +184,12 @@ def test_torch_files(tmp_path):
         path.write_bytes(damage)
         with pytest.raises(InvalidInput, match="read safely"):
             load_state_dict(path)
+
+
+def test_a_write_that_fails_says_where(tmp_path):
+    def write(_temporary):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # as `write` raises it
+
+    with pytest.raises(OSError, match="File too large") as caught:
+        write_atomically(tmp_path / "a.txt", write)
+    assert caught.value.filename == str(tmp_path / "a.txt") and not os.listdir(tmp_path)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -269,6 +270,23 @@ def test_a_full_disk_loses_nothing_that_is_finished(alone, data, tmp_path, monke
     assert not [path for path in out.rglob(".*")]
 
 
+def test_a_checkpoint_that_is_too_large_is_an_error_of_the_file_system(tmp_path):
+    """tensorstore says so in a ValueError; a limit on the size of files stands for errors of any kind."""
+    code = """
+import resource, sys
+import numpy as np
+from bdjax.io.store.checkpoints import Checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+state = {"a": np.random.default_rng(0).random(10_000)}
+try:
+    Checkpoint(__import__("pathlib").Path(sys.argv[1]), "writer").save(state, ["0" * 24], {})
+except OSError as error:
+    print(error.errno, error.filename.startswith(sys.argv[1]))
+"""
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert found.stdout.split() == [str(errno.EFBIG), "True"], found.stderr[-300:]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 100 kB, where this user may make one."""
@@ -299,12 +317,23 @@ def test_temporary_files_of_the_dead_are_swept_up(tmp_path):
         names = {"dead": dead_process(), "mine": os.getpid(), "young": dead_process()}
         paths = {who: tmp_path / "models" / f".abc.{number}-0123abcd.safetensors" for who, number in names.items()}
         paths["young"] = tmp_path / f".plan.{names['young']}-0123abcd.json"
+        paths["dead sign"] = tmp_path / "claims" / "elsewhere-1-0123abcd.new"
         for who, path in paths.items():
             path.write_text("half")
             age = 0 if who == "young" else 2 * store.SILENCE
             os.utime(path, (time.time() - age,) * 2)
         with Store(tmp_path):
             assert {who for who, path in paths.items() if path.exists()} == {"mine", "young"}
+
+
+def test_whoever_waits_for_the_lock_says_so(tmp_path, monkeypatch, caplog):
+    """A writer that is stopped while it holds the lock holds up all others."""
+    monkeypatch.setattr(store, "SILENCE", 0.05)
+    with Store(tmp_path) as mine, open(tmp_path / "claims" / "lock") as held:
+        store.fcntl.flock(held, store.fcntl.LOCK_EX)
+        threading.Timer(0.5, store.fcntl.flock, (held, store.fcntl.LOCK_UN)).start()
+        assert mine.claim(["a"]) == ["a"]
+    assert f"{tmp_path}: another process holds its lock; if that one is stopped" in caplog.text
 
 
 def test_a_sign_from_the_future_holds_nothing(tmp_path):

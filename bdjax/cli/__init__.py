@@ -90,7 +90,8 @@ def _check_paths(arguments: list[str]) -> None:
 def _terminable() -> Iterator[None]:
     """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint.
 
-    Where Python drops what a handler raises, as in callbacks of its garbage collector, the signal comes again.
+    Where Python drops what a handler raises, as in callbacks of its garbage collector, the signal comes again; what
+    Python would print of that is left out.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -106,10 +107,12 @@ def _terminable() -> Iterator[None]:
         raise error
 
     heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heeded}
+    before, hook = {number: signal.signal(number, stop) for number in heeded}, sys.unraisablehook
+    sys.unraisablehook = lambda found: None if isinstance(found.exc_value, KeyboardInterrupt) else hook(found)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         for timer in again:
@@ -122,10 +125,11 @@ def _unusable(error: OSError) -> int:
         return _fail(
             f"the disk is full ({error.filename or 'in writing'}); make room and run the same command again", 1
         )
+    if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+        where = error.filename or "in writing"
+        return _fail(f"{where}: {error.strerror}; nothing finished is lost, run the same command again", 1)
     if error.filename is None or error.errno is None:
         raise error
-    if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.ENFILE):
-        return _fail(f"{error.filename}: {error.strerror}; nothing finished is lost, run the same command again", 1)
     return _fail(f"{error.filename}: {error.strerror}; give a path that can be used", 2)
 
 

@@ -27,8 +27,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write that fails does not say where
+            error.filename = str(path)
         raise
     _flush(path.parent)
 

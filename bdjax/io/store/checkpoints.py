@@ -1,8 +1,8 @@
 """Checkpoints of a running chunk by orbax: the stacked state, where in which stage it stands, and its curves so far."""
 
-import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +17,9 @@ from bdjax.io.checksums import checksum
 from bdjax.io.files import DAMAGED, set_aside
 from bdjax.io.store.documents import read_marker, write_json
 from bdjax.types import Array, PyTree
+
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""The number of a file system's error in what tensorstore says of it."""
 
 PLACE = ("stage", "epoch", "step")
 """What of a position says how far a chunk has come."""
@@ -38,7 +41,7 @@ class Checkpoint:
         """Write the state, a tree of arrays and typed random keys, of which jobs it is, and where in them it stands.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full, or another error of the file system.
         """
         token = secrets.token_hex(8)
         arrays = jax.device_get(_numbered(jax.tree.map(_numbers, state)))
@@ -47,9 +50,10 @@ class Checkpoint:
             with _checkpointer() as checkpointer:
                 checkpointer.save(self._own / token, arrays)
         except ValueError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            found = OS_ERROR.search(str(error))
+            if not found:
                 raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._own / token)) from None
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(self._own / token)) from None
         about = {"jobs": jobs, "position": position, "state": token, "checksum": checksum(arrays)}
         write_json(self._own / "about.json", about)
         for left in self._own.iterdir():  # earlier states, and what a kill has left of a write

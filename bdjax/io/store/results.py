@@ -6,6 +6,7 @@ the figures of an audit; one of kind `detect`, those of a detector on a victim. 
 study.json, so a model that serves many cells is stored once.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import xarray as xr
 from bdjax.cards import split
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.checksums import checksum
-from bdjax.io.files import write_atomically
+from bdjax.io.files import read_regular, write_atomically
 from bdjax.io.store import remote
 from bdjax.io.store.documents import read_plan, read_study
 from bdjax.io.store.store import address
@@ -32,6 +33,9 @@ OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
 
 CHECKSUM = "checksum"
 """The attribute of a shard, and of its group of curves, over all columns in it."""
+
+SEAL, LARGEST = b"sha256:", 2**32
+"""What stands before the checksum of a shard's bytes, and how many bytes it may have."""
 
 COLUMNS = {
     "run": {"seconds": (), "status": ()},
@@ -63,7 +67,25 @@ def write_shard(
         _fill(file, {name: (_dims(value), np.asarray(value)) for name, value in rows.items()})
         if curves:
             _fill(file.create_group("curves"), {name: (("row", "epoch"), value) for name, value in curves.items()})
-    write_atomically(path, lambda target: target.write_bytes(content.getvalue()))
+    text = content.getvalue()
+    write_atomically(path, lambda target: target.write_bytes(text + _ending(text)))
+
+
+def _ending(text: bytes) -> bytes:
+    """What follows HDF5's own bytes in a file, which leaves it alone: their checksum."""
+    return SEAL + hashlib.sha256(text).hexdigest().encode()
+
+
+def _check_bytes(path: Path) -> None:
+    """Refuse a file before HDF5 reads it, which may never end on one that is damaged; earlier versions left no seal.
+
+    Raises:
+        ValueError: its checksum is another.
+    """
+    text = read_regular(path, LARGEST)
+    own, ending = text[: -len(SEAL) - 64], text[-len(SEAL) - 64 :]
+    if ending.startswith(SEAL) and ending != _ending(own):
+        raise ValueError("its checksum is another")
 
 
 def _dims(value: Any) -> tuple[str, ...]:
@@ -100,6 +122,7 @@ def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
     import h5py  # several times faster than by way of xarray
 
     try:
+        _check_bytes(path)
         with h5py.File(path) as file:
             columns = _columns(file)
             names = columns.pop("address").tolist()

@@ -15,10 +15,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,9 @@ from bdjax.types import PyTree, Trained
 HEARTBEAT = 5.0
 SILENCE = 60.0
 """Seconds between a writer's signs of life, and after which a silent one counts as dead."""
+
+LOCK_POLL = 0.01
+"""Seconds between two tries to take a lock."""
 
 LONGEST = 1000
 """Bytes of a claim or of a writer's sign."""
@@ -108,6 +113,9 @@ class Store:
                 writer = TEMPORARY.search(path.name)
                 if writer and writer[1] not in living and now - path.stat().st_mtime > SILENCE:
                     path.unlink(missing_ok=True)
+            for path in (self.folder / "claims").glob("*.new"):  # signs that were never put in their place
+                if now - path.stat().st_mtime > SILENCE:
+                    path.unlink(missing_ok=True)
 
     def _signs(self) -> list[Path]:
         return list((self.folder / "claims").glob("*.writer"))
@@ -137,13 +145,26 @@ class Store:
         path = self.folder / "claims" / "lock"
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w") as handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._wait_for(handle)
             except OSError as error:
                 raise InvalidInput(
                     f"{self.folder}: its file system has no locks ({error.strerror}); give a folder on one that has"
                 ) from error
             self._live()  # the time that others are judged by
             yield
+
+    def _wait_for(self, handle) -> None:
+        """Take the lock; who waits long for it says so, for its holder may be stopped."""
+        said = time.monotonic()
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOCK_POLL)
+            if time.monotonic() - said > SILENCE:
+                said = time.monotonic()
+                text = "bdjax: %s: another process holds its lock; if that one is stopped, let it go on or end it"
+                logging.getLogger("bdjax").warning(text, self.folder)
 
     def _alive(self, writer: str) -> bool:
         sign = self._sign(writer)

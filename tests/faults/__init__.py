@@ -1,0 +1,1 @@
+"""What a study's folder survives, tried and counted: `python tests/faults NAME`, see docs/reliability.md."""

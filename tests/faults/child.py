@@ -1,0 +1,46 @@
+"""The study in a process of its own: `python -m faults.child '{"data": DIR, "out": DIR}'`, tests/ on the path.
+
+Further options: those of `common.run`; `kill_at`, the operation before which it is killed; `no_locks`; `file_size`, the
+largest file in bytes that it may write. The exit status and stderr are the command's own; on stdout is "ready" once
+signals are answered and "running" once the folder is entered.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from bdjax import cli
+from bdjax.engine.progress import Silent
+from faults import common, operations
+
+
+class Printed(Silent):
+    """Tells when the study begins to run."""
+
+    def begin(self, models: int, done: int) -> None:
+        print("running", flush=True)
+
+
+def main(asked: dict) -> int:
+    """Run it and return what the command would."""
+    data, out = Path(asked.pop("data")), Path(asked.pop("out"))
+    if asked.pop("no_locks", False):
+        from bdjax.io.store import store
+
+        store.fcntl.flock = lambda *_: None  # as on NFS that is mounted with nolock
+    kill_at, file_size = asked.pop("kill_at", None), asked.pop("file_size", None)
+
+    def act() -> None:
+        print("ready", flush=True)
+        if kill_at is not None:
+            operations.Operations().watch(out, operations.kill_at(kill_at))
+        if file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        common.run(data, out, progress=Printed(), **asked)
+
+    return cli.status(act)
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
