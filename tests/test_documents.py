@@ -151,9 +151,9 @@ def test_a_marker_that_means_something_else(tmp_path, path, value):
 
 
 def rewritten(path, change):
-    """Put other columns into a shard, with their checksum, as earlier versions left it: without one of its bytes."""
-    path.write_bytes(path.read_bytes()[: -len(results._ending(b""))])
+    """Put other columns into a shard, with their checksum and that of its bytes."""
     assert len(results.read_shard(path)) == 2
+    path.write_bytes(path.read_bytes()[: -len(results._ending(b""))])
     with h5py.File(path, "r+") as file:
         columns = results._columns(file)
         other = change(dict(columns))
@@ -163,6 +163,8 @@ def rewritten(path, change):
             text = value.dtype.kind == "U"
             file[name] = value.astype(h5py.string_dtype()) if text else value
         file.attrs[results.CHECKSUM] = checksum(other)
+    text = path.read_bytes()
+    path.write_bytes(text + results._ending(text))
 
 
 SHARDS = {

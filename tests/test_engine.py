@@ -611,7 +611,7 @@ def test_checkpoints_keep_types_and_shapes(tmp_path):
     like = jax.eval_shape(lambda: state | {"step": jnp.zeros(3, int)})
     assert checkpoint.load(lambda position: like) is None
     for step in range(3):
-        checkpoint.save(state | {"step": jnp.full(3, step)}, ["a"], AT | {"step": step})
+        checkpoint.save(state | {"step": jnp.full(3, step)}, ["a" * 24], AT | {"step": step})
         position, found = checkpoint.load(lambda position: like)
         assert position["step"] == step and found["step"].tolist() == [step] * 3
     assert jax.tree.structure(found) == jax.tree.structure(state | {"step": 0})
@@ -623,36 +623,36 @@ def test_checkpoints_keep_types_and_shapes(tmp_path):
 def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path / "one", "writer")
     for step in range(2):
-        checkpoint.save({"step": jnp.full(3, step)}, ["a"], AT | {"step": step})
+        checkpoint.save({"step": jnp.full(3, step)}, ["a" * 24], AT | {"step": step})
 
     def killed(*_):
         raise SystemExit
 
-    for where in ("bdjax.io.store.checkpoints.write_atomically", "bdjax.io.store.checkpoints._checkpointer"):
+    for where in ("bdjax.io.store.checkpoints.write_json", "bdjax.io.store.checkpoints._checkpointer"):
         with monkeypatch.context() as patch:
             patch.setattr(where, killed)
             with pytest.raises(SystemExit):
-                checkpoint.save({"step": jnp.full(3, 9)}, ["a"], AT | {"step": 9})
+                checkpoint.save({"step": jnp.full(3, 9)}, ["a" * 24], AT | {"step": 9})
         position, found = Checkpoint(tmp_path / "one", "other").load(lambda position: {"step": jnp.zeros(3, int)})
         assert position["step"] == 1 and found["step"].tolist() == [1, 1, 1]
 
 
-AT = {"stage": 0, "epoch": 0, "step": 0}
+AT = {"stage": 0, "epoch": 0, "step": 0, "seconds": 0.0, "curves": []}
 
 
 def test_a_writer_that_wakes_up_changes_nothing_of_its_successors_checkpoint(tmp_path, monkeypatch):
     """Stopped between its state and its marker, it goes on after another writer has come further."""
     like = {"step": jnp.zeros(3, int)}
     first, second = (Checkpoint(tmp_path / "one", name) for name in ("first", "second"))
-    write = checkpoints.write_atomically
+    write = checkpoints.write_json
 
-    def stopped(path, put):
-        monkeypatch.setattr(checkpoints, "write_atomically", write)
-        second.save({"step": jnp.full(3, 200)}, ["a"], AT | {"step": 200})
-        write(path, put)
+    def stopped(path, content):
+        monkeypatch.setattr(checkpoints, "write_json", write)
+        second.save({"step": jnp.full(3, 200)}, ["a" * 24], AT | {"step": 200})
+        write(path, content)
 
-    monkeypatch.setattr(checkpoints, "write_atomically", stopped)
-    first.save({"step": jnp.full(3, 10)}, ["a"], AT | {"step": 10})
+    monkeypatch.setattr(checkpoints, "write_json", stopped)
+    first.save({"step": jnp.full(3, 10)}, ["a" * 24], AT | {"step": 10})
     for reader in (first, second, Checkpoint(tmp_path / "one", "third")):
         position, found = reader.load(lambda position: like)
         assert position["step"] == 200 and found["step"].tolist() == [200] * 3

@@ -47,6 +47,15 @@ def test_a_victim_without_a_backdoor_is_counted_and_not_averaged(results):
     assert ("badnets", 0.1, "scale_up", "queries") not in rows
 
 
+def test_a_long_table_of_detectors_leaves_no_attack_out_and_says_what_it_leaves():
+    attacks = [f"attack{number}" for number in range(30)]
+    large = made_up.study(attacks, ["none"], detectors=["a", "b"])
+    text = report.detections(large)
+    assert all(f" {name} " in text for name in attacks)
+    rows, shown = detected(large), [line for line in text.splitlines() if line.startswith(" attack") and "0.1 " in line]
+    assert len(rows) > 200 and f"{len(rows) - len(shown):,} further rows" in text
+
+
 def test_false_alarms_are_a_value_a_seed(results):
     found = false_alarms(results)
     assert set(found) == {(DETECTORS[0], "rows"), (DETECTORS[0], "queries")}

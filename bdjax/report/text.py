@@ -72,15 +72,16 @@ def detections(results: xarray.Dataset) -> str:
     rows = detected(results)
     if not rows:
         return ""
+    top = largest(results)
+    shown = rows if len(rows) <= MOST else [row for row in rows if row.ratio == top[row.attack]][:MOST]
     names = ("attack", "ratio", "detector", "among", "n", "AUROC", "TPR@1", "TPR", "FPR")
     called = brief((name for row in rows for name in (row.attack, row.detector)), LONG)
     notes = ["all in percent; TPR@1: at 1% false positives; TPR and FPR: at the method's own threshold,"]
     notes += ["where at ratio 0 FPR is the false alarms on clean models"]
     if weak := sum(row.weak for row in rows):
         notes.append(f"? no backdoor to find in some victims ({weak} in all), which are part of no mean")
-    return _drawn(
-        names, ("attack", "detector"), (_detected(row, called) for row in rows[:MOST]), notes + _spelled(called)
-    )
+    cells = (_detected(row, called) for row in shown)
+    return _drawn(names, ("attack", "detector"), cells, [*notes, *_cut(rows, shown), *_spelled(called)])
 
 
 def _detected(row: Detected, called: dict[str, str]) -> list[str]:

@@ -77,14 +77,14 @@ def _ending(text: bytes) -> bytes:
 
 
 def _check_bytes(path: Path) -> None:
-    """Refuse a file before HDF5 reads it, which may never end on one that is damaged; earlier versions left no seal.
+    """Refuse a file before HDF5 reads it, which may never end on one that is damaged, and reads one that is cut.
 
     Raises:
-        ValueError: its checksum is another.
+        ValueError: its checksum is another, or cut off.
     """
     text = read_regular(path, LARGEST)
     own, ending = text[: -len(SEAL) - 64], text[-len(SEAL) - 64 :]
-    if ending.startswith(SEAL) and ending != _ending(own):
+    if ending != _ending(own):
         raise ValueError("its checksum is another")
 
 
