@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Which training images are poisoned?
 #
-# Somebody hands over a training set, and some of its images carry a trigger. A detector trains nothing new: it asks the
+# Somebody hands over a training set, and some of its images carry a trigger. The two used here train nothing new: they ask the
 # model that was trained on the set, and scores every image. Here are two detectors over several seeds, the images that
 # they suspect most, and what is left of the backdoor once those are dropped. Set `BDJAX_FAST=1` for the size at which
 # the tests run this.

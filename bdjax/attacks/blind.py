@@ -56,6 +56,7 @@ CARD = Card(
         "in images that are not of 32 pixels the pattern and its place are scaled; the authors' are not",
         "the benchmark normalises the pattern by the statistics of CIFAR-10 on every dataset, this by the dataset's",
         "the losses that evade Neural Cleanse and SentiNet are left out",
+        "poisoned rows on record are a fixed set, which detectors judge; in training every batch draws its own",
     ),
 )
 

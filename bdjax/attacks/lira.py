@@ -71,6 +71,7 @@ CARD = Card(
         "the benchmark crops and turns every batch, this four in five and every second",
         "images that the generator sees are by 0.25 in every channel; the authors' by each channel's own deviation",
         "a batch in which no row is triggered is one of plain training",
+        "poisoned rows on record are a fixed set, which detectors judge; in training every batch draws its own",
         "in tuned=false, which is what the benchmark stores, the epochs beyond joint_epochs are not run",
     ),
 )
