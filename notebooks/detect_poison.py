@@ -11,8 +11,8 @@
 #
 # Somebody hands over a training set, and some of its images carry a trigger. The two detectors of this notebook train
 # nothing: they ask the model that was trained on the set, and score every image. Here they are over several seeds, the
-# images that they suspect most, and what is left of the backdoor once those are dropped. Set `BDJAX_FAST=1` for the size
-# at which the tests run this.
+# images that they suspect most, and what is left of the backdoor once those are dropped. Set `BDJAX_FAST=1` for the
+# size at which the tests run this.
 
 # %%
 import os

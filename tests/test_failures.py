@@ -1,5 +1,7 @@
 """A group of cells that fails: the others are done, what went wrong is told and kept, and it can be tried again."""
 
+import contextlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,12 +10,14 @@ import tiny
 import bdjax
 from bdjax import cards, cli, train
 from bdjax.defenses import DEFENSES
-from bdjax.engine.failures import Failed
+from bdjax.engine.failures import Failed, needed
 from bdjax.engine.progress import Silent
 from bdjax.errors import OUT_OF_MEMORY
 from bdjax.io.store import results
 from bdjax.io.store.examine import examine
 from bdjax.report import summary
+from bdjax.study.jobs import plan
+from bdjax.study.resolve import resolve
 from bdjax.types import Stage, Trained
 
 BROKEN = ("none", "broken", "ft:epochs=1,batch=8")
@@ -75,6 +79,28 @@ def test_the_other_groups_are_done_and_the_failed_one_can_be_tried_again(study, 
     after = bdjax.run(asked, tmp_path)
     assert not np.isnan(after["acc"]).any() and not list((tmp_path / "failures").iterdir())
     assert results.failures(tmp_path) == [] and before.items() <= tiny.files(tmp_path, "models", "results").items()
+
+
+def test_a_share_keeps_what_it_says_of_another_share(study, tmp_path):
+    asked, errors = study
+    for number in 1, 2:
+        with contextlib.suppress(Failed):
+            bdjax.run(asked, tmp_path, share=(number, 2))
+    said = results.failures(tmp_path)
+    assert len(said) == 2
+    errors.clear()
+    bdjax.run(asked, tmp_path, share=(2, 2))
+    assert len(results.failures(tmp_path)) == 1
+    bdjax.run(asked, tmp_path)
+    assert results.failures(tmp_path) == []
+
+
+def test_an_audit_needs_the_victim_that_it_compares_with(tmp_path_factory):
+    """Its defense trains from the start, so no other job of the audit's needs the victim."""
+    asked = tiny.study(tmp_path_factory.mktemp("data"), ratios=(0.1,), defenses=("abl",), audits=("connectivity",))
+    jobs = plan(resolve(asked)).jobs
+    compared = {job.backdoored for job in jobs if job.kind == "audit"}
+    assert compared <= {name for job in jobs if job.kind == "audit" for name in needed(job)} and None not in compared
 
 
 def test_out_of_memory_is_one_groups_own(study, tmp_path):

@@ -139,9 +139,34 @@ def test_analyses_read_from_the_store(alone, data, url, host, monkeypatch):
     assert 1 <= len(list(model.iterdir())) <= 3  # what is looked at is brought, and no more
 
 
+def test_names_that_lead_out_of_the_mirror_are_left_alone(data, url, host):
+    study = tiny.study(data, **ASKED | {"seeds": (0,), "defenses": ("none",)})
+    bdjax.run(study, url)
+    files, root = fsspec.core.url_to_fs(url)
+    for name in ("results/../../../x", "failures/../study.json", "results/.hidden", "other.json"):
+        files.pipe_file(f"{root}/{name}", b"evil")
+    host(1)
+    bdjax.load(url)
+    held = [path for path in remote.of(url).folder.parent.parent.parent.rglob("*") if path.is_file()]
+    assert held and not [path for path in held if path.read_bytes() == b"evil"]
+
+
+def test_what_was_removed_in_the_store_is_made_again_there(data, url, host):
+    study = tiny.study(data, **ASKED | {"seeds": (0,), "defenses": ("none",)})
+    bdjax.run(study, url)
+    before = there(url)
+    fsspec.filesystem("memory").store.clear()
+    recorder = tiny.Recorder()
+    bdjax.run(study, url, recorder)  # by a host whose mirror had it
+    assert recorder.models == 2 and there(url).keys() >= {name for name in before if "/results/" in name}
+
+
 def test_what_names_no_store(tmp_path):
-    for place in ("runs/study", tmp_path, "file:///there", "nosuch://there", "C:/there"):
+    for place in ("runs/study", tmp_path, "C:/there", "a:b"):
         assert remote.of(place) is None
+    for place in ("file:///there", "nosuch://there"):
+        with pytest.raises(InvalidInput, match="no object store; give"):
+            remote.of(place)
     from pathlib import Path
 
     assert remote.of(Path("memory://bucket/study")).url == "memory://bucket/study"

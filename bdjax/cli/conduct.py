@@ -27,6 +27,8 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
             engine.run(study, out, progress.automatic(), share)
         except Failed as error:
             failed = error
+    if far:
+        far.pull()
     present([folder], folder)
     if far:
         far.push()

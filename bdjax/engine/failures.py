@@ -1,10 +1,13 @@
 """What goes wrong in one group is kept with its traceback, and the other groups go on."""
 
+import contextlib
 import re
 import traceback
 from pathlib import Path
 
 from bdjax.errors import OUT_OF_MEMORY, InvalidInput, is_out_of_memory
+from bdjax.io.files import write_atomically
+from bdjax.io.store.store import address
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
 
@@ -27,13 +30,20 @@ class Failures:
         """Keep an error with its traceback; what went wrong, in one line that names the group."""
         line = f"{group.label}: {_line(error)}"
         self._errors[group.key] = line, error
+        names = [job.address for job in group.jobs]
+        text = f"{line}\n\n{''.join(traceback.format_exception(error))}\n{' '.join(names)}\n"
+        traceback.clear_frames(error.__traceback__)  # or they would hold the arrays of what failed
         self._folder.mkdir(exist_ok=True)
-        self._path(group).write_text(f"{line}\n\n{''.join(traceback.format_exception(error))}", errors="replace")
+        path = self._folder / f"{group.key}-{address(names)}.txt"
+        write_atomically(path, lambda new: new.write_text(text, errors="replace"))
         return line
 
-    def forget(self, group: Group) -> None:
-        """The group is done: what went wrong in an earlier run no longer matters."""
-        self._path(group).unlink(missing_ok=True)
+    def forget(self, group: Group, done: set[str]) -> None:
+        """Remove what an earlier run said of a group, here or of another share, where all of those jobs are done."""
+        for path in self._folder.glob(f"{group.key}-*.txt"):
+            with contextlib.suppress(FileNotFoundError):
+                if done.issuperset(path.read_text(errors="replace").rstrip().rpartition("\n")[2].split()):
+                    path.unlink()
 
     def lost(self, groups: list[Group]) -> set[str]:
         """Addresses that cannot come: those of failed groups, and of all that needs one of them."""
@@ -55,13 +65,11 @@ class Failures:
         text = f"{line}{others}; the rest is done, tracebacks are in {self._folder}, the same command tries again"
         raise Failed(text) from first
 
-    def _path(self, group: Group) -> Path:
-        return self._folder / f"{group.key}.txt"
-
 
 def needed(job: Job) -> tuple[str, ...]:
     """Addresses of the models that a job reads."""
-    return tuple(name for name in (job.model, job.clean_model, job.trigger, job.selection) if name)
+    names = job.model, job.clean_model, job.backdoored, job.trigger, job.selection
+    return tuple(name for name in names if name)
 
 
 def _line(error: Exception) -> str:

@@ -77,9 +77,12 @@ def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -
             runner = _Runner(work, share_of(planned.jobs, *share), store, progress, told)
             runner.begin()
             index.enter(store, work, planned)
+            store.publish()
             runner.run()
         finally:
             progress.end()
+    if store.remote:
+        store.remote.pull()  # what other shares have put there since
     return results.load(store.folder)
 
 
@@ -164,6 +167,7 @@ class _Runner:
         self._heed()
         sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
         self.store.publish()
+        self._heed()
         self.failures.check()
 
     def _left(self) -> list[str]:
@@ -244,7 +248,7 @@ class _Runner:
             worked |= self._run_chunk(group, chunk)
         if all(map(self._done, group.jobs)):
             group.programs.clear()
-            self.failures.forget(group)
+            self.failures.forget(group, self.found)
         return worked
 
     def _next(self, group: Group, left: list[Job]) -> list[Job]:

@@ -139,6 +139,8 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
             raise ValueError("its checksum is another")
         check(found, expected)
     except (ValueError, RecursionError) as error:
+        if not path.exists():  # another writer has removed it since
+            return None
         if isinstance(error, InvalidInput):
             raise
         raise _unusable(path, error) from None

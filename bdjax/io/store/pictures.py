@@ -8,6 +8,7 @@ import numpy as np
 
 from bdjax.errors import Damaged
 from bdjax.io.store.documents import NUMBER, check
+from bdjax.io.store.remote import local
 from bdjax.io.store.results import read_index
 from bdjax.io.store.store import address
 from bdjax.io.store.trees import check_arrays, load_named
@@ -74,8 +75,9 @@ def load_suspects(folder: str | Path) -> dict[tuple[str, str, str], Suspects]:
     Raises:
         InvalidInput: no study is there, or a file is damaged.
     """
-    asked = read_index(Path(folder))["detections"]
-    kept = {path.stem for path in (Path(folder) / "suspects").glob("[!.]*.safetensors")}
+    folder = local(folder)
+    asked = read_index(folder)["detections"]
+    kept = {path.stem for path in (folder / "suspects").glob("[!.]*.safetensors")}
     shown = sorted((one for one in asked if one["address"] in kept), key=lambda one: (one["ratio"], -one["seed"]))
     last = {(one["attack"], one["detector"], one["on"]): one["address"] for one in shown}
-    return {place: read_suspects(Path(folder) / "suspects" / f"{name}.safetensors") for place, name in last.items()}
+    return {place: read_suspects(folder / "suspects" / f"{name}.safetensors") for place, name in last.items()}

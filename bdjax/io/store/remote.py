@@ -19,6 +19,9 @@ from bdjax.paths import home
 URL = re.compile("([a-z][a-z0-9+.-]+):/{1,2}(.+)")
 """What names an object store; a Path has only one of the two slashes left."""
 
+NAME = re.compile(r"(study|plan)\.json|[a-z]+/[^./][^/]*")
+"""Names in a store that are a study's; others are left alone, so that none leads out of the mirror."""
+
 LAZY = ("models", "assets")
 """Folders whose files are brought when they are asked for."""
 
@@ -43,6 +46,7 @@ class Remote:
             raise InvalidInput(f"{self.url}: {error}") from error
         self._there: set[str] | None = None  # names in the store, relative to its root
         self._states: dict[str, tuple[int, int]] = {}  # of what was brought or put: time and size of the local file
+        self._damaged: set[str] = set()  # names of files to be put again
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -57,13 +61,25 @@ class Remote:
         with self._reaching():
             self._files.invalidate_cache()
             found = self._files.find(self._root)
-        self._there = {path.removeprefix(self._root).lstrip("/") for path in found}
+        names = (path.removeprefix(self._root).lstrip("/") for path in found)
+        self._there = {name for name in names if NAME.fullmatch(name)} - self._damaged
         self.folder.mkdir(parents=True, exist_ok=True)
+        for name in self._remembered() - self._there - self._damaged:  # somebody has removed it there
+            (self.folder / name).unlink(missing_ok=True)
         for name in sorted(self._there):
             first = name.partition("/")[0]
             brought = first in ONCE and first not in LAZY and not (self.folder / name).exists()
             if brought or first in ("study.json", "plan.json", "failures"):
                 self._get(name)
+        self._remember()
+
+    def _remembered(self) -> set[str]:
+        """Names that the store had when it was last reached."""
+        path = self.folder / "there.txt"
+        return set(filter(NAME.fullmatch, path.read_text().splitlines())) if path.exists() else set()
+
+    def _remember(self) -> None:
+        write_atomically(self.folder / "there.txt", lambda new: new.write_text("\n".join(sorted(self._there))))
 
     def has(self, path: Path) -> bool:
         """Whether the store holds the file that is or would be at a path of the mirror."""
@@ -76,7 +92,9 @@ class Remote:
 
     def forget(self, path: Path) -> None:
         """Take the store's file at a path of the mirror for missing, because what was brought is damaged."""
-        self._there.discard(path.relative_to(self.folder).as_posix())
+        name = path.relative_to(self.folder).as_posix()
+        self._there.discard(name)
+        self._damaged.add(name)
 
     def push(self) -> None:
         """Put there what is new or was made again here."""
@@ -87,16 +105,17 @@ class Remote:
                 name = f"{part}/{path.name}"
                 again = name in self._states and self._states[name] != _state(path)
                 if path.suffix != DAMAGED and (name not in self._there or again):
-                    self._put(name)
+                    self._put(name, anew=again or name in self._damaged)
         for path in [path for pattern in ANEW for path in sorted(self.folder.glob(pattern))]:
             name = path.relative_to(self.folder).as_posix()
             if self._states.get(name) != _state(path):
-                self._put(name)
+                self._put(name, anew=True)
         for name in [name for name in self._there if name.startswith("failures/")]:
             if not (self.folder / name).exists():  # it was tried again and is done
-                with self._reaching():
+                with self._reaching(), contextlib.suppress(FileNotFoundError):  # another writer has removed it
                     self._files.rm_file(f"{self._root}/{name}")
                 self._there.remove(name)
+        self._remember()
 
     def _get(self, name: str) -> None:
         path = self.folder / name
@@ -105,11 +124,14 @@ class Remote:
             write_atomically(path, lambda new: self._files.get_file(f"{self._root}/{name}", str(new)))
         self._states[name] = _state(path)
 
-    def _put(self, name: str) -> None:
-        path = self.folder / name
+    def _put(self, name: str, anew: bool) -> None:
+        """Put a file there; one that is there by now stays, unless it is to be put anew."""
+        path, target = self.folder / name, f"{self._root}/{name}"
         state = _state(path)
         with self._reaching():
-            self._files.put_file(str(path), f"{self._root}/{name}")
+            if anew or not self._files.exists(target):
+                self._files.put_file(str(path), target)
+        self._damaged.discard(name)
         self._there.add(name)
         self._states[name] = state
 
@@ -123,13 +145,15 @@ def of(place: str | Path) -> Remote | None:
     """The object store that a place names; None for a path.
 
     Raises:
-        InvalidInput: the library that reaches such a store is not installed.
+        InvalidInput: no such store is known, or the library that reaches it is not installed.
     """
     import fsspec
 
     found = URL.fullmatch(str(place))
-    if not found or found[1] in ("file", "local") or found[1] not in fsspec.available_protocols():
+    if not found:
         return None
+    if found[1] in ("file", "local") or found[1] not in fsspec.available_protocols():
+        raise InvalidInput(f"{found[1]}://{found[2]}: no object store; give s3://, gs:// or a path")
     return Remote(f"{found[1]}://{found[2]}")
 
 

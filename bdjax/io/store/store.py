@@ -109,13 +109,14 @@ class Store:
         with self._locked():
             living = {_text(sign).partition(" ")[0] for sign in self._signs() if self._alive(sign.stem)}
             now = self._sign(self.writer).stat().st_mtime
-            for path in [*self.folder.glob(".*.*-*"), *self.folder.glob("*/.*.*-*")]:
-                writer = TEMPORARY.search(path.name)
-                if writer and writer[1] not in living and now - path.stat().st_mtime > SILENCE:
-                    path.unlink(missing_ok=True)
-            for path in (self.folder / "claims").glob("*.new"):  # signs that were never put in their place
-                if now - path.stat().st_mtime > SILENCE:
-                    path.unlink(missing_ok=True)
+            cut = [path for pattern in (".*.*-*", "*/.*.*-*") for path in self.folder.glob(pattern)]
+            found = [(path, TEMPORARY.search(path.name)) for path in cut]
+            left = [path for path, writer in found if writer and writer[1] not in living]
+            left += (self.folder / "claims").glob("*.new")  # signs that were never put in their place
+            for path in left:
+                with contextlib.suppress(FileNotFoundError):  # a living writer has just put it in its place
+                    if now - path.stat().st_mtime > SILENCE:
+                        path.unlink()
 
     def _signs(self) -> list[Path]:
         return list((self.folder / "claims").glob("*.writer"))
