@@ -389,7 +389,7 @@ def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
     (out / ".plan.1-0123abcd.json").write_text("half")
     assert cli.main(["doctor", str(out)]) == 2
     found = capsys.readouterr()
-    assert found.err == f"bdjax: {out}: 2 damaged; run the study again with this folder, which makes them again\n"
+    assert found.err == f"bdjax: {out}: 2 damaged; remove them and run the study again with this folder\n"
     for line in (f"damaged: {shard}: ", f"damaged: {model}: ", f"left over: {out / '.plan.1-0123abcd.json'}: "):
         assert sum(one.startswith(line) for one in found.out.splitlines()) == 1
     bdjax.run(tiny.study(data, **STUDY), out)

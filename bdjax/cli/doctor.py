@@ -65,7 +65,7 @@ def _examine(folder: Path) -> None:
         print(f"{finding.kind}: {finding.path}: {finding.about}")
     damaged = sum(finding.kind == "damaged" for finding in found)
     if damaged:
-        raise InvalidInput(f"{folder}: {damaged} damaged; run the study again with this folder, which makes them again")
+        raise InvalidInput(f"{folder}: {damaged} damaged; remove them and run the study again with this folder")
     print(f"{folder}: nothing is damaged")
 
 
