@@ -1,6 +1,7 @@
 #!/bin/bash
 # One task a GPU, each with a share of the work that is fixed: a task that is run again does what its share lacks.
-#   sbatch --array=0-7 experiments/launch/slurm_array.sh STUDY.toml OUT
+#   sbatch --array=1-8 experiments/launch/slurm_array.sh STUDY.toml OUT 8
+# A lost task runs again alone with `--array=3` and the same 8.
 #SBATCH --job-name=bdjax
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
@@ -10,10 +11,9 @@
 #SBATCH --signal=B:TERM@180
 #SBATCH --output=bdjax-%A-%a.log
 set -u
-study=$1 out=$2
+study=$1 out=$2 count=$3
 
-first=${SLURM_ARRAY_TASK_MIN:-0} count=${SLURM_ARRAY_TASK_COUNT:-1}
-bdjax run "$study" --out "$out" --share $((${SLURM_ARRAY_TASK_ID:-0} - first + 1))/"$count" &
+bdjax run "$study" --out "$out" --share "${SLURM_ARRAY_TASK_ID:-1}/$count" &
 task=$!
 # The shell gets the signal, three minutes before the end, and passes it on: bdjax makes a checkpoint and stops.
 trap 'kill -TERM $task' TERM
