@@ -16,22 +16,19 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
     from bdjax.engine import progress
     from bdjax.engine import run as engine
     from bdjax.engine.failures import Failed
-    from bdjax.io.store import remote
+    from bdjax.io.store.store import Store
 
     use_cores()
     keep_compiled()
-    failed, far = None, remote.of(out)
-    folder = far.folder if far else out
-    with timed(folder):
+    failed, store = None, Store.at(out)
+    with timed(store.folder):
         try:
             engine.run(study, out, progress.automatic(), share)
         except Failed as error:
             failed = error
-    if far:
-        far.pull()
-    present([folder], folder)
-    if far:
-        far.push()
+    store.refresh()
+    present([store.folder], store.folder)
+    store.publish()
     if failed:
         raise failed
 

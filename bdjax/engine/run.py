@@ -19,7 +19,7 @@ from bdjax.engine.progress import Progress, Silent
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.files import set_aside
-from bdjax.io.store import remote, results
+from bdjax.io.store import results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
 from bdjax.io.store.documents import read_plan
 from bdjax.io.store.store import ClaimLost, Store
@@ -61,8 +61,7 @@ def run(
         raise InvalidInput(f"share {share[0]}/{share[1]}; give one of 1/{share[1]} to {share[1]}/{share[1]}")
     work = resolve(study)
     if out is not None:
-        far = remote.of(out)
-        return _run(work, Store(far.folder if far else Path(out), far), progress or Silent(), share)
+        return _run(work, Store.at(out), progress or Silent(), share)
     folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
     try:
         return _run(work, Store(folder), progress or Silent(), share)
@@ -81,8 +80,7 @@ def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -
             runner.run()
         finally:
             progress.end()
-    if store.remote:
-        store.remote.pull()  # what other shares have put there since
+    store.refresh()  # with what other shares have put there since
     return results.load(store.folder)
 
 

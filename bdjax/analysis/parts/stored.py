@@ -15,7 +15,7 @@ from bdjax.engine import chunks
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Silent
 from bdjax.errors import InvalidInput
-from bdjax.io.store import remote, results
+from bdjax.io.store import results
 from bdjax.io.store.store import Store
 from bdjax.study import Study, resolve
 from bdjax.study.groups import Group, groups
@@ -53,10 +53,9 @@ def opened(
     Raises:
         InvalidInput: the folder holds no such study or cells, or a model is missing.
     """
-    far = remote.of(folder)
-    if far:
-        far.pull()
-    folder = far.folder if far else Path(folder)
+    store = Store.at(folder)  # only read, so it is not entered and nothing is claimed
+    store.refresh()
+    folder = store.folder
     index = results.read_index(folder)
     cells = [cell for cell in index["cells"] if (cell["attack"], cell["ratio"]) == (attack, ratio)]
     if not cells:
@@ -72,10 +71,9 @@ def opened(
     fields = json.loads(index["attributes"]["config"])
     asked = Study(**fields | chosen | {"attacks": (attack,), "ratios": (ratio,), "audits": (audit,)})
     resolved = resolve.resolve(asked)
-    # The store is only read from here on, so it is not entered and nothing is claimed.
     if resolved.base != index["base"]:
         raise InvalidInput(f"{folder}: made with other data or another network; run the study again first")
-    return Stored(chosen["seeds"], resolved.net, _models(resolved, Store(folder, far), audit))
+    return Stored(chosen["seeds"], resolved.net, _models(resolved, store, audit))
 
 
 def _models(resolved: resolve.Work, store: Store, audit: str) -> dict[str, Models]:

@@ -83,16 +83,16 @@ class Remote:
 
     def has(self, path: Path) -> bool:
         """Whether the store holds the file that is or would be at a path of the mirror."""
-        return path.relative_to(self.folder).as_posix() in (self._there or ())
+        return self._name(path) in (self._there or ())
 
     def fetch(self, path: Path) -> None:
         """Bring a lazy file that the store has and the mirror lacks."""
         if self.has(path) and not path.exists():
-            self._get(path.relative_to(self.folder).as_posix())
+            self._get(self._name(path))
 
     def forget(self, path: Path) -> None:
         """Take the store's file at a path of the mirror for missing, because what was brought is damaged."""
-        name = path.relative_to(self.folder).as_posix()
+        name = self._name(path)
         self._there.discard(name)
         self._damaged.add(name)
 
@@ -107,7 +107,7 @@ class Remote:
                 if path.suffix != DAMAGED and (name not in self._there or again):
                     self._put(name, anew=again or name in self._damaged)
         for path in [path for pattern in ANEW for path in sorted(self.folder.glob(pattern))]:
-            name = path.relative_to(self.folder).as_posix()
+            name = self._name(path)
             if self._states.get(name) != _state(path):
                 self._put(name, anew=True)
         for name in [name for name in self._there if name.startswith("failures/")]:
@@ -116,6 +116,10 @@ class Remote:
                     self._files.rm_file(f"{self._root}/{name}")
                 self._there.remove(name)
         self._remember()
+
+    def _name(self, path: Path) -> str:
+        """What the store calls the file at a path of the mirror, below its root."""
+        return path.relative_to(self.folder).as_posix()
 
     def _get(self, name: str) -> None:
         path = self.folder / name
@@ -147,11 +151,12 @@ def of(place: str | Path) -> Remote | None:
     Raises:
         InvalidInput: no such store is known, or the library that reaches it is not installed.
     """
-    import fsspec
-
     found = URL.fullmatch(str(place))
     if not found:
         return None
+
+    import fsspec
+
     if found[1] in ("file", "local") or found[1] not in fsspec.available_protocols():
         raise InvalidInput(f"{found[1]}://{found[2]}: no object store; give s3://, gs:// or a path")
     return Remote(f"{found[1]}://{found[2]}")

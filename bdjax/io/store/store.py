@@ -28,8 +28,7 @@ from typing import Any
 
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.files import read_regular, set_aside
-from bdjax.io.store import documents
-from bdjax.io.store.remote import Remote
+from bdjax.io.store import documents, remote
 from bdjax.io.store.trees import load_named, load_trained, save_trained
 from bdjax.types import PyTree, Trained
 
@@ -68,14 +67,20 @@ class ClaimLost(Exception):
 class Store:
     """A study's folder, open for one writer. Use it as a context manager.
 
-    remote: the object store that the folder mirrors, where it does.
+    far: the object store that the folder mirrors, where it does.
     """
 
-    def __init__(self, folder: Path, remote: Remote | None = None):
-        self.folder, self.remote = folder, remote
+    def __init__(self, folder: Path, far: remote.Remote | None = None):
+        self.folder, self.remote = folder, far
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    @classmethod
+    def at(cls, place: str | Path) -> "Store":
+        """The store of a study's `out`: of a folder, or of the mirror of a place in an object store."""
+        far = remote.of(place)
+        return cls(far.folder if far else Path(place), far)
 
     def __enter__(self) -> "Store":
         try:
@@ -87,8 +92,7 @@ class Store:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
-        if self.remote:
-            self.remote.pull()
+        self.refresh()
         self._heart.start()
         return self
 
@@ -288,6 +292,11 @@ class Store:
             if self.remote:
                 self.remote.forget(path)
             raise Damaged(str(error)) from error
+
+    def refresh(self) -> None:
+        """Bring what is new in the object store, where the folder mirrors one."""
+        if self.remote:
+            self.remote.pull()
 
     def publish(self) -> None:
         """Put what is new into the object store, where the folder mirrors one."""

@@ -8,27 +8,12 @@ bias, which normalisation would take away again.
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
+from bdjax.models.auxiliary.ink import Double, stretched
 from bdjax.models.auxiliary.unet import Biased
-from bdjax.models.parts.layers import BatchNorm, Conv, Pass, Relu, halved
+from bdjax.models.parts.layers import Pass, halved
 from bdjax.models.parts.network import network
 from bdjax.types import Array, Net
-
-
-class Double(nn.Module):
-    """Convolution, batch normalisation, rectifier, twice."""
-
-    middle: int
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Array, run: Pass) -> Array:
-        """X float (b, height, width, channels) -> (b, height, width, features)."""
-        for number, features in enumerate((self.middle, self.features), 1):
-            x = BatchNorm(name=f"norm{number}")(Conv(features, name=f"conv{number}")(x, run), run)
-            x = Relu(name=f"relu{number}")(x, run)
-        return x
 
 
 class BilinearUNet(nn.Module):
@@ -55,12 +40,7 @@ class BilinearUNet(nn.Module):
 
 def doubled(x: Array) -> Array:
     """X (b, height, width, channels) at twice its size, interpolated between its corners, which stay what they are."""
-
-    def shares(size: int) -> Array:
-        place = np.arange(2 * size) * (size - 1) / (2 * size - 1)
-        return jnp.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(size))), x.dtype)
-
-    return jnp.einsum("bhwc,Hh,Ww->bHWc", x, shares(x.shape[1]), shares(x.shape[2]))
+    return stretched(x, 2 * x.shape[1], 2 * x.shape[2])
 
 
 def fitted(x: Array, side: Array) -> Array:
