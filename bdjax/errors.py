@@ -14,6 +14,10 @@ class Damaged(InvalidInput):
     """A file of a study is not what was once written there. A study that runs sets it aside and makes it again."""
 
 
+class Unreadable(InvalidInput):
+    """A file cannot be read now, which says nothing of what is in it: an I/O error, no permission, too many files."""
+
+
 OUT_OF_MEMORY = "out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model"
 
 

@@ -1,9 +1,12 @@
 """A study's files that parse but mean something else, or stand in another's place: one line, or made again."""
 
 import copy
+import errno
 import json
+import os
 import shutil
 import socket
+import types
 
 import h5py
 import numpy as np
@@ -13,7 +16,7 @@ from safetensors.numpy import save_file
 
 import bdjax
 from bdjax import cli
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.checksums import checksum
 from bdjax.io.store import documents, pictures, results
 from bdjax.io.store.store import Store, address
@@ -155,7 +158,7 @@ def rewritten(path, change):
     assert len(results.read_shard(path)) == 2
     path.write_bytes(path.read_bytes()[: -len(results._ending(b""))])
     with h5py.File(path, "r+") as file:
-        columns = results._columns(file)
+        columns = results._columns(file, 2**30)
         other = change(dict(columns))
         for name in columns:
             del file[name]
@@ -298,3 +301,64 @@ def test_a_plugin_that_makes_something_else_is_named(tmp_path, monkeypatch, caps
 def test_config_is_what_study_json_holds(whole):
     config = json.loads(documents.read_study(whole[1] / "study.json")["attributes"]["config"])
     documents.check(config, documents.CONFIG)
+
+
+READERS = {
+    "study.json": documents.read_study,
+    "plan.json": documents.read_plan,
+    "results/score-*.nc": results.read_shard,
+    "models/*": load_trained,
+    "samples/*": pictures.read_sample,
+    "scores/*": results.read_scores,
+}
+
+
+def fail_to_open(number):
+    """Raises what safetensors raises for an error of the system."""
+
+    def safe_open(*_, **__):
+        raise OSError(f"{os.strerror(number)} (os error {number})")
+
+    return safe_open
+
+
+def fail_to_read(number):
+    """Raises what Python raises for an error of the system."""
+
+    def read_bytes(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    return read_bytes
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("name", READERS)
+def test_what_cannot_be_read_now_is_not_damaged(folder, monkeypatch, name, number):
+    path = next(folder.glob(name))
+    READERS[name](path)
+    monkeypatch.setattr("pathlib.Path.read_bytes", fail_to_read(number))
+    monkeypatch.setattr("safetensors.safe_open", fail_to_open(number))
+    with pytest.raises(Unreadable, match=os.strerror(number)):
+        READERS[name](path)
+
+
+def test_a_disk_that_fails_for_a_moment_costs_no_model(whole, folder, monkeypatch, capsys):
+    for path in folder.glob("results/audit-*.nc"):  # so that models are read again
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.safe_open", fail_to_open(errno.EIO))
+        patch.setattr(cli, "_command", lambda _: types.SimpleNamespace(run=lambda: bdjax.run(whole[0], folder)))
+        assert cli.main(["run"]) == 1
+    assert "Input/output error; nothing is lost" in capsys.readouterr().err
+    assert not list(folder.glob("**/*.damaged"))
+    same(bdjax.run(whole[0], folder), bdjax.load(whole[1]))
+    assert tiny.files(folder, "models").keys() == tiny.files(whole[1], "models").keys()
+
+
+def test_a_claim_that_cannot_be_read_is_not_free(tmp_path, monkeypatch):
+    with Store(tmp_path) as one, Store(tmp_path) as two:
+        assert two.claim(["a"]) == ["a"]
+        with monkeypatch.context() as patch, pytest.raises(Unreadable):
+            patch.setattr("pathlib.Path.read_bytes", fail_to_read(errno.EIO))
+            one.claim(["a"])
+        assert one.claim(["a"]) == []

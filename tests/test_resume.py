@@ -203,6 +203,58 @@ def test_a_checkpoint_that_no_chunk_wants_any_more_is_removed(data, tmp_path):
     assert not list(out.glob("checkpoints/*"))
 
 
+def test_what_dead_writers_have_left_of_checkpoints_is_removed(data, tmp_path):
+    """The state of one killed in its first save has no marker; a living writer's is its own."""
+    out = tmp_path / "out"
+    with Store(out) as living:
+        for writer in ("dead", living.writer):
+            (out / "checkpoints" / "chunk" / writer / "state").mkdir(parents=True)
+        bdjax.run(tiny.study(data, defenses=("none",), ratios=(0.0,), seeds=(0,)), out)
+        assert [path.name for path in out.glob("checkpoints/*/*")] == [living.writer]
+    bdjax.run(tiny.study(data, defenses=("none",), ratios=(0.0,), seeds=(0,)), out)
+    assert not list(out.glob("checkpoints/*"))
+
+
+def test_a_chunk_leaves_the_checkpoint_of_its_successor(tmp_path):
+    one, two = (Checkpoint(tmp_path / "chunk", writer) for writer in ("one", "two"))
+    for checkpoint in (one, two):
+        checkpoint.save(
+            {"a": np.ones(3, np.float32)}, ["0" * 24], {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+        )
+    one.remove()
+    position, state = two.load(lambda _: {"a": np.zeros(3, np.float32)})
+    assert position["step"] == 1 and state["a"].tolist() == [1, 1, 1]
+    two.remove()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["score", "audit", "detect"])
+def test_who_lost_a_claim_publishes_nothing(data, tmp_path, monkeypatch, kind):
+    """Another writer takes over while figures are computed: this one writes none of them."""
+    fields = {"audits": ("retuning",), "detectors": ("strip:overlays=2",), "suspects": 20}
+    study, out = tiny.study(data, ratios=(0.1,), seeds=(0,), **fields), tmp_path / "out"
+    chunk, written = chunks.run, []
+
+    def lost(_store, names):
+        raise store.ClaimLost(names)
+
+    def run(context, group, jobs):
+        if group.kind != kind or written:
+            chunk(context, group, jobs)
+            return
+        before = tiny.files(out, "results", "samples", "scores", "suspects")
+        with monkeypatch.context() as patch, contextlib.suppress(store.ClaimLost):
+            patch.setattr(Store, "check_claims", lost)
+            chunk(context, group, jobs)
+        written.append(tiny.files(out, "results", "samples", "scores", "suspects") != before)
+        raise store.ClaimLost(jobs)
+
+    monkeypatch.setattr(chunks, "run", run)
+    found = bdjax.run(study, out)
+    assert written == [False]
+    assert (found["status"] == 0).all() and np.isfinite(found["retuning_asr"]).all()
+
+
 def dead_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

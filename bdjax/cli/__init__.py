@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 
-from bdjax.errors import OUT_OF_MEMORY, InvalidInput, is_out_of_memory
+from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, is_out_of_memory
 
 AGAIN = 1.0
 """Seconds after which a signal that ends the command comes again, until the command is gone."""
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def status(action: Callable[[], None]) -> int:
     """Do it and return what a process that did it exits with, after one line on stderr for all but 0.
 
-    That is 0; 1 for a full disk or an internal error; 2 for input that cannot be used; 128 + n after signal n.
+    That is 0; 1 for a full or failing disk or an internal error; 2 for input that cannot be used; 128 + n for signal n.
     """
     _quiet()
     try:
@@ -36,7 +36,7 @@ def status(action: Callable[[], None]) -> int:
             action()
             sys.stdout.flush()
     except InvalidInput as error:
-        return _fail(str(error), 2)
+        return _fail(str(error), 1 if isinstance(error, Unreadable) else 2)
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         return _fail(

@@ -40,14 +40,20 @@ def run(context: Context, group: Group, jobs: list[Job]) -> None:
         cells = cells.replace(left=functions.left_before(group.scene, cells))
     stage_run = _Run(context, group, cells, shared, jobs)
     trained, finite = stage_run.run() if group.stages else (None, None)
-    context.store.check_claims([job.address for job in jobs])
     if group.kind == "audit":
         _audit(context, group, jobs, cells.replace(left=trained), shared)
     elif group.kind == "detect":
+        _check_claims(context, jobs)
         detections.keep(context, group, jobs, stage_run.cells, shared, trained, stage_run.position.seconds)
     else:
+        _check_claims(context, jobs)
         _keep(context, jobs, trained, finite, stage_run.position)
     stage_run.checkpoint.remove()
+
+
+def _check_claims(context: Context, jobs: list[Job]) -> None:
+    """Write nothing of a chunk that another writer has taken over."""
+    context.store.check_claims([job.address for job in jobs])
 
 
 def ready_cell(context: Context, group: Group, job: Job) -> tuple[Cell, Shared]:
@@ -228,6 +234,7 @@ def _score(context: Context, group: Group, jobs: list[Job], cells: Cell, shared:
         rates = {name: np.asarray(value) for name, value in metrics.rates(sums).items()}
     rows = {"address": [job.address for job in jobs], "overlap": overlap.astype(float)} | rates
     texts, counts = [job.attack for job in jobs], [job.count for job in jobs]
+    _check_claims(context, jobs)
     samples.keep(context.store, group.scene, texts, counts, cells, shared)
     results.write_shard(context.store.folder, "score", rows)
     context.progress.scored(group.label, float(np.mean(rates["acc"])), float(np.mean(rates["asr"])))
@@ -236,4 +243,5 @@ def _score(context: Context, group: Group, jobs: list[Job], cells: Cell, shared:
 def _audit(context: Context, group: Group, jobs: list[Job], cells: Cell, shared: Shared) -> None:
     _, found = group.programs["audit"]((), cells, shared, len(jobs))
     rows = {name: np.asarray(value, float)[: len(jobs)] for name, value in found.items()}
+    _check_claims(context, jobs)
     results.write_shard(context.store.folder, "audit", {"address": [job.address for job in jobs]} | rows)

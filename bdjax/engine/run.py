@@ -17,7 +17,7 @@ from bdjax.engine.failures import Failures, needed
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Progress, Silent
 from bdjax.engine.signals import Interrupted
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.files import set_aside
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
@@ -163,7 +163,7 @@ class _Runner:
             if not worked:
                 self._wait(waited)
         self._heed()
-        sweep_up(self.store.folder / "checkpoints", self.found.__contains__)
+        sweep_up(self.store.folder / "checkpoints", self.found.__contains__, self.store.is_alive)
         self.store.publish()
         self._heed()
         self.failures.check()
@@ -228,7 +228,7 @@ class _Runner:
             return self._run_chunks(group)
         except Damaged:  # what it needs is set aside, and has to be made again first
             return True
-        except OSError:  # a full or failing disk is nobody's group's own
+        except (OSError, Unreadable):  # a full or failing disk is nobody's group's own
             raise
         except Exception as error:
             group.programs.clear()

@@ -1,6 +1,7 @@
 """Writing so that a reader sees the whole file or none, and names that are safe in a path."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -10,10 +11,16 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import InvalidInput, Unreadable
 
 DAMAGED = ".damaged"
 """How the names of files end that were set aside."""
+
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors in opening a file that say that none is there; others may be gone at the next try."""
+
+SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|os error (\d+)")
+"""The number of a system's error in what tensorstore says of it, and safetensors."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -48,7 +55,8 @@ def read_regular(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes; a pipe or a device would never end.
 
     Raises:
-        InvalidInput: it is something else, larger, or cannot be read.
+        InvalidInput: there is none, or it is something else or larger.
+        Unreadable: it is there, and reading it failed.
     """
     try:
         about = os.stat(path)
@@ -58,7 +66,21 @@ def read_regular(path: Path, most: int) -> bytes:
             raise InvalidInput(f"{path}: {about.st_size:,} bytes; give a file of at most {most:,}")
         return Path(path).read_bytes()
     except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}; give a file that can be read") from error
+        if error.errno in NO_FILE:
+            raise InvalidInput(f"{path}: {error.strerror}; give a file that can be read") from error
+        raise unreadable(path, error.errno) from error
+
+
+def system_error(error: Exception) -> int:
+    """The number of the system's error that it was raised for, from any library; 0 where for none."""
+    found = SYSTEM_ERROR.search(str(error))
+    return int(found[1] or found[2]) if found else getattr(error, "errno", None) or 0
+
+
+def unreadable(path: Path, number: int) -> Unreadable:
+    """What to say of a file that is there and whose reading failed with that error of the system."""
+    reason = os.strerror(number)
+    return Unreadable(f"{path}: {reason}; nothing is lost, make it readable and run the same command again")
 
 
 def set_aside(path: Path, reason: object) -> Path:

@@ -1,8 +1,8 @@
 """Checkpoints of a running chunk by orbax: the stacked state, where in which stage it stands, and its curves so far."""
 
+import contextlib
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from bdjax.errors import Damaged
+from bdjax.errors import Damaged, Unreadable
 from bdjax.io.checksums import checksum
-from bdjax.io.files import DAMAGED, set_aside
+from bdjax.io.files import DAMAGED, NO_FILE, set_aside, system_error, unreadable
 from bdjax.io.store.documents import read_marker, write_json
 from bdjax.types import Array, PyTree
-
-OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-"""The number of a file system's error in what tensorstore says of it."""
 
 PLACE = ("stage", "epoch", "step")
 """What of a position says how far a chunk has come."""
@@ -50,10 +47,10 @@ class Checkpoint:
             with _checkpointer() as checkpointer:
                 checkpointer.save(self._own / token, arrays)
         except ValueError as error:
-            found = OS_ERROR.search(str(error))
-            if not found:
+            number = system_error(error)
+            if not number:
                 raise
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(self._own / token)) from None
+            raise OSError(number, os.strerror(number), str(self._own / token)) from None
         about = {"jobs": jobs, "position": position, "state": token, "checksum": checksum(arrays)}
         write_json(self._own / "about.json", about)
         for left in self._own.iterdir():  # earlier states, and what a kill has left of a write
@@ -67,6 +64,9 @@ class Checkpoint:
 
         Args:
             like: gives the shapes of the state that stands at a position, or raises where that cannot be one.
+
+        Raises:
+            Unreadable: one is there, and reading it failed.
         """
         found = sorted(_marked(self.folder.glob("*/about.json")), key=lambda one: _place(one[1]), reverse=True)
         for path, about in found:
@@ -75,7 +75,12 @@ class Checkpoint:
                 return position, self._restore(path / about["state"], about["checksum"], like(position))
             except FileNotFoundError:  # its writer has just written the next one, or is done
                 continue
+            except Unreadable:
+                raise
             except (ValueError, KeyError, OSError, TypeError, IndexError) as error:
+                number = system_error(error)
+                if number not in (0, *NO_FILE):
+                    raise unreadable(path, number) from error
                 set_aside(path, error)
         return None
 
@@ -95,19 +100,32 @@ class Checkpoint:
         return jax.tree.map(_typed, state, like)
 
     def remove(self) -> None:
-        """Forget it: the chunk is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget this writer's: the chunk is done. Those that others have left are for `sweep_up`."""
+        shutil.rmtree(self._own, ignore_errors=True)
+        _remove_empty(self.folder)
 
 
 def _place(about: dict[str, Any]) -> tuple[int, ...]:
     return tuple(about["position"][name] for name in PLACE)
 
 
-def sweep_up(folder: Path, done: Callable[[str], bool]) -> None:
-    """Remove the checkpoints in `folder` whose jobs, named in what they are of, are all done: no chunk needs them."""
-    for path, names in unfinished(folder):
-        if all(map(done, names)):
+def sweep_up(folder: Path, done: Callable[[str], bool], alive: Callable[[str], bool]) -> None:
+    """Remove the checkpoints in `folder` that no chunk needs.
+
+    Those are the ones whose jobs are all done, and what writers that are dead have left without a marker.
+    """
+    marked = dict(unfinished(folder))
+    for path in sorted(folder.glob("*/*")):
+        needless = all(map(done, marked[path])) if path in marked else not alive(path.name)
+        if needless and path.suffix != DAMAGED:
             shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(folder.glob("*")):
+        _remove_empty(path)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not empty, or gone
+        folder.rmdir()
 
 
 def unfinished(folder: Path) -> list[tuple[Path, list[str]]]:

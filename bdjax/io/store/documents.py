@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bdjax.cards import NEEDS, OF_DATASET
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.files import read_regular, write_atomically
 
 LARGEST = 2**30
@@ -129,6 +129,7 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
 
     Raises:
         InvalidInput: it is damaged or holds something else.
+        Unreadable: it is there, and reading it failed.
     """
     if not path.exists():
         return None
@@ -196,6 +197,8 @@ def read_marker(path: Path) -> dict[str, Any] | None:
         if found is None:
             return None
         lengths = {len(values) for epoch in found["position"]["curves"] for values in epoch.values()}
+    except Unreadable:
+        raise
     except InvalidInput as error:
         raise Damaged(str(error)) from error
     if not found["jobs"] or lengths - {len(found["jobs"])}:

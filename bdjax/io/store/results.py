@@ -9,7 +9,6 @@ study.json, so a model that serves many cells is stored once.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from bdjax.cards import split
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.checksums import checksum
 from bdjax.io.files import read_regular, write_atomically
 from bdjax.io.store import remote
@@ -76,8 +75,8 @@ def _ending(text: bytes) -> bytes:
     return SEAL + hashlib.sha256(text).hexdigest().encode()
 
 
-def _check_bytes(path: Path) -> None:
-    """Refuse a file before HDF5 reads it, which may never end on one that is damaged, and reads one that is cut.
+def _checked(path: Path) -> bytes:
+    """What HDF5 is to read of a file, which may never end on one that is damaged, and reads one that is cut.
 
     Raises:
         ValueError: its checksum is another, or cut off.
@@ -86,6 +85,7 @@ def _check_bytes(path: Path) -> None:
     own, ending = text[: -len(SEAL) - 64], text[-len(SEAL) - 64 :]
     if ending != _ending(own):
         raise ValueError("its checksum is another")
+    return own
 
 
 def _dims(value: Any) -> tuple[str, ...]:
@@ -118,18 +118,21 @@ def read_shard(path: Path, curves: bool = False) -> dict[str, dict[str, Any]]:
 
     Raises:
         Damaged: the shard is not what was written, or stands in another's place.
+        Unreadable: it is there, and reading it failed.
     """
     import h5py  # several times faster than by way of xarray
 
     try:
-        _check_bytes(path)
-        with h5py.File(path) as file:
-            columns = _columns(file)
+        content = _checked(path)
+        with h5py.File(io.BytesIO(content)) as file:
+            columns = _columns(file, len(content))
             names = columns.pop("address").tolist()
             _check_rows(path, names, columns)
             if curves:
-                columns = _columns(file["curves"]) if "curves" in file else {}
+                columns = _columns(file["curves"], len(content)) if "curves" in file else {}
                 _check_curves(names, columns)
+    except Unreadable:
+        raise
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise Damaged(f"{path}: a damaged shard ({reason[:80]}); run the same study again") from None
@@ -161,8 +164,8 @@ def _check_curves(names: list[str], curves: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"curve {name} is {value.dtype}{value.shape}")
 
 
-def _columns(group) -> dict[str, np.ndarray]:
-    """The columns of an HDF5 group that `_fill` has filled.
+def _columns(group, most: int) -> dict[str, np.ndarray]:
+    """The columns of an HDF5 group that `_fill` has filled, of a file of `most` bytes.
 
     Raises:
         ValueError: one is missing, lies in another file, or the checksum is another.
@@ -172,7 +175,6 @@ def _columns(group) -> dict[str, np.ndarray]:
     own = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
     values = {name: group[name] for name in own if isinstance(group[name], h5py.Dataset)}
     values = {name: value for name, value in values.items() if not value.is_scale}
-    most = os.stat(group.file.filename).st_size
     if any(value.size * value.dtype.itemsize > most for value in values.values()):
         raise ValueError("it says that it holds more than it does")
     columns = {

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bdjax.errors import Damaged, InvalidInput
+from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.files import read_regular, set_aside
 from bdjax.io.store import documents, remote
 from bdjax.io.store.trees import load_named, load_trained, save_trained
@@ -53,10 +53,16 @@ def address(identity: Any) -> str:
 
 
 def _text(path: Path) -> str:
-    """What a claim or a sign says: "" where there is none, or it is none that a writer has written."""
+    """What a claim or a sign says: "" where there is none, or it is none that a writer has written.
+
+    Raises:
+        Unreadable: it is there, and reading it failed: what it claims is not free for that.
+    """
     try:
         return read_regular(path, LONGEST).decode()
-    except (InvalidInput, UnicodeDecodeError):
+    except Unreadable:
+        raise
+    except ValueError:  # InvalidInput, or no text, or no name for a file
         return ""
 
 
@@ -102,16 +108,16 @@ class Store:
         with self._locked():
             for claim in (self.folder / "claims").glob("*.claim"):
                 owner = _text(claim)
-                if owner == self.writer or not self._alive(owner):
+                if owner == self.writer or not self.is_alive(owner):
                     claim.unlink()
             for sign in self._signs():
-                if sign.stem == self.writer or not self._alive(sign.stem):
+                if sign.stem == self.writer or not self.is_alive(sign.stem):
                     sign.unlink()
 
     def _sweep(self) -> None:
         """Remove the temporary files of writers that are dead: a kill between a write and its rename leaves them."""
         with self._locked():
-            living = {_text(sign).partition(" ")[0] for sign in self._signs() if self._alive(sign.stem)}
+            living = {_text(sign).partition(" ")[0] for sign in self._signs() if self.is_alive(sign.stem)}
             now = self._sign(self.writer).stat().st_mtime
             cut = [path for pattern in (".*.*-*", "*/.*.*-*") for path in self.folder.glob(pattern)]
             found = [(path, TEMPORARY.search(path.name)) for path in cut]
@@ -171,10 +177,11 @@ class Store:
                 text = "bdjax: %s: another process holds its lock; if that one is stopped, let it go on or end it"
                 logging.getLogger("bdjax").warning(text, self.folder)
 
-    def _alive(self, writer: str) -> bool:
-        sign = self._sign(writer)
+    def is_alive(self, writer: str) -> bool:
+        """Whether a writer has given a sign of life lately and, on this host, its process is there."""
+        said = _text(self._sign(writer))
         try:
-            process, host = _text(sign).split(maxsplit=1)
+            process, host = said.split(maxsplit=1)
             if host == socket.gethostname():
                 os.kill(int(process), 0)
             return abs(self._silence(writer)) < SILENCE  # a sign of the future is as old as its clock is wrong
@@ -190,7 +197,7 @@ class Store:
     def writers(self) -> int:
         """How many writers are alive, this one among them."""
         self._live()
-        return sum(self._alive(sign.stem) for sign in self._signs())
+        return sum(self.is_alive(sign.stem) for sign in self._signs())
 
     def claim(self, names: list[str]) -> list[str]:
         """Take those of `names` that no living writer works on; they stay taken until `release` or the end."""
@@ -199,7 +206,7 @@ class Store:
             for name in names:
                 path = self._claim(name)
                 owner = _text(path)
-                if owner not in ("", self.writer) and self._alive(owner):
+                if owner not in ("", self.writer) and self.is_alive(owner):
                     continue
                 path.unlink(missing_ok=True)  # it may be a link that somebody else has put there
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
@@ -223,7 +230,7 @@ class Store:
         for name in names:
             owner = _text(self._claim(name))
             with contextlib.suppress(OSError):
-                if owner != self.writer and self._alive(owner):
+                if owner != self.writer and self.is_alive(owner):
                     return owner, self._silence(owner)
         return None
 
@@ -268,6 +275,7 @@ class Store:
 
         Raises:
             Damaged: the file is not what was written; it is set aside, so the model is missing now.
+            Unreadable: it is there, and reading it failed.
         """
         return self._read(load_trained, self.model_path(name))
 
@@ -287,6 +295,8 @@ class Store:
             self.remote.fetch(path)
         try:
             return load(path)[0]
+        except Unreadable:
+            raise
         except InvalidInput as error:
             set_aside(path, error)
             if self.remote:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.checksums import checksum
-from bdjax.io.files import write_atomically
+from bdjax.io.files import NO_FILE, system_error, unreadable, write_atomically
 from bdjax.types import PyTree, Trained, Weights
 
 OWN = "bdjax"
@@ -71,11 +71,13 @@ def load_tree(path: Path, foreign: bool = True) -> tuple[dict[str, PyTree], dict
     Raises:
         InvalidInput: no such file.
         Damaged: it is not whole, its checksum is another, or it may not be foreign and is.
+        Unreadable: it is there, and reading it failed.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        # Not mapped into memory, where an I/O error would kill the process.
+        with safe_open(path, framework="numpy", backend="pread") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
         if OWN not in metadata and not foreign:
@@ -87,6 +89,9 @@ def load_tree(path: Path, foreign: bool = True) -> tuple[dict[str, PyTree], dict
     except FileNotFoundError as error:
         raise InvalidInput(f"{str(path)!r}: no such file; give the path of a .safetensors file") from error
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        number = system_error(error)
+        if number not in (0, *NO_FILE):
+            raise unreadable(path, number) from error
         reason = " ".join(str(error).split())[:160]
         raise Damaged(f"{str(path)!r}: not a whole safetensors file ({reason}); remove it and make it again") from error
 
