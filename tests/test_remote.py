@@ -8,10 +8,12 @@ import pytest
 import tiny
 
 import bdjax
+from bdjax import cli
 from bdjax.analysis.parts import stored
 from bdjax.engine import run as engine
 from bdjax.errors import InvalidInput
 from bdjax.io.store import remote
+from bdjax.io.store.documents import read_json
 
 ASKED = {
     "seeds": (0, 1),
@@ -137,6 +139,68 @@ def test_analyses_read_from_the_store(alone, data, url, host, monkeypatch):
     assert found.seeds == (0,)
     model = remote.of(url).folder / "models"
     assert 1 <= len(list(model.iterdir())) <= 3  # what is looked at is brought, and no more
+
+
+def test_changes_of_several_writers_at_one_moment_all_stand(url, host):
+    """One reads, two others change what it has read, and only then does it write."""
+    hosts = []
+    for number in range(3):
+        host(number)
+        far = remote.of(url)
+        hosts.append(engine.Store(far.folder, far))
+
+    def add(number, before=lambda: None):
+        def change(held):
+            before()
+            return {"seen": [*(held or {"seen": []})["seen"], number]}
+
+        return lambda: hosts[number].update_json("plan.json", read_json, change)
+
+    first = iter([add(1), add(2)])
+    with hosts[0], hosts[1], hosts[2]:
+        held = add(0, lambda: [go() for go in first])()
+    assert held == {"seen": [1, 2, 0]}
+    assert sorted(there(url)) == ["/plan.000002.json", "/plan.000003.json"]
+
+
+def test_a_number_that_became_free_again_is_not_taken(url, host):
+    far = remote.of(url)
+    with engine.Store(far.folder, far) as store:
+        for number in range(5):
+            store.update_json("plan.json", read_json, lambda _, number=number: {"number": number})
+        assert not far.commit("plan.json", 2)
+        assert sorted(there(url)) == ["/plan.000004.json", "/plan.000005.json"]
+
+
+def test_shares_that_ask_for_different_cells_at_one_moment_lose_none(alone, data, url, host, monkeypatch):
+    """Two writers of two halves of a study, each entering it while the other does."""
+    halves = [tiny.study(data, **ASKED | {"seeds": (seed,)}) for seed in (0, 1)]
+    read = engine.index.read_study
+
+    def late(path):
+        held = read(path)
+        if not begun:
+            begun.append(path)
+            host(1)
+            bdjax.run(halves[1], url)
+            host(0)
+        return held
+
+    begun = []
+    monkeypatch.setattr(engine.index, "read_study", late)
+    bdjax.run(halves[0], url)
+    same(bdjax.load(url), alone[0])
+
+
+def test_doctor_looks_into_a_store(data, url, host, capsys):
+    bdjax.run(tiny.study(data, **ASKED | {"seeds": (0,)}), url)
+    host(1)
+    assert cli.main(["doctor", url]) == 0 and "nothing is damaged" in capsys.readouterr().out
+    files, root = fsspec.core.url_to_fs(url)
+    (path, *_) = files.find(f"{root}/models")
+    files.pipe_file(path, files.cat_file(path)[:-1])
+    host(2)
+    assert cli.main(["doctor", url]) == 2 and "1 damaged" in capsys.readouterr().err
 
 
 def test_names_that_lead_out_of_the_mirror_are_left_alone(data, url, host):

@@ -28,7 +28,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.store import results, store
 from bdjax.io.store.checkpoints import Checkpoint
 from bdjax.io.store.store import Store
-from bdjax.io.store.trees import load_trained
+from bdjax.io.store.trees import load_trained, save_named
 from bdjax.study.jobs import plan
 from bdjax.study.resolve import resolve
 
@@ -446,6 +446,27 @@ def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
         assert sum(one.startswith(line) for one in found.out.splitlines()) == 1
     bdjax.run(tiny.study(data, **STUDY), out)
     assert cli.main(["doctor", str(out)]) == 0
+
+
+def test_doctor_finds_damaged_checkpoints_and_what_nobody_asks_for(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    with child(data, out, checkpoint=0.0) as process:
+        wait_for(process, lambda: positions(out))
+        os.kill(process.pid, signal.SIGKILL)
+    assert cli.main(["doctor", str(out)]) == 0
+    (marker,) = out.glob("checkpoints/*/*/about.json")
+    state = max((path for path in marker.parent.glob("*/**/*") if path.is_file()), key=lambda path: path.stat().st_size)
+    text = state.read_bytes()
+    state.write_bytes(text[: len(text) // 2])
+    note, sample = out / "times" / "1.json", out / "samples" / f"{'0' * 24}.safetensors"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("{}")
+    save_named(sample, {"a": np.ones(1)})
+    capsys.readouterr()
+    assert cli.main(["doctor", str(out)]) == 2
+    found = capsys.readouterr().out.splitlines()
+    for start in (f"damaged: {marker.parent}: ", f"damaged: {note}: ", f"orphaned: {sample}: "):
+        assert sum(line.startswith(start) for line in found) == 1, found
 
 
 def test_shares_of_the_work_come_to_the_same_table(alone, data, tmp_path):

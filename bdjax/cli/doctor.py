@@ -42,7 +42,8 @@ class Doctor:
     """Show versions, devices, memory, datasets found, and the drivers chosen and why; or check a study's folder."""
 
     folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
-    """A study's folder: what in it is damaged, belongs to no cell or was left over. Status 2 if any is damaged."""
+    """A study's folder, or its place in an object store: what in it is damaged, belongs to no cell or was left over.
+    Status 2 if any is damaged."""
 
     def run(self) -> None:
         """See the class."""
@@ -58,8 +59,14 @@ class Doctor:
 
 
 def _examine(folder: Path) -> None:
+    from bdjax.io.store import remote
     from bdjax.io.store.examine import examine
 
+    far = remote.of(folder)
+    if far:
+        far.pull()
+        far.fetch_all()
+        folder = far.folder
     found = list(examine(folder))
     for finding in found:
         print(f"{finding.kind}: {finding.path}: {finding.about}")

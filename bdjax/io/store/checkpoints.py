@@ -86,14 +86,9 @@ class Checkpoint:
 
     def _restore(self, path: Path, expected: str, like: PyTree) -> PyTree:
         """The state at `path`, in the shapes of `like`, on one device."""
-        if not path.is_dir():
-            raise FileNotFoundError(path)
         shapes = jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), like)
         blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-        with _checkpointer() as checkpointer:
-            found = checkpointer.restore(path, _numbered(blank))
-        if checksum(found) != expected:
-            raise ValueError(f"{path}: the checksum is another")
+        found = _read(path, expected, _numbered(blank))
         leaves, structure = jax.tree.flatten(blank)
         leaves = [found.get(str(index), leaf) for index, leaf in enumerate(leaves)]
         state = jax.device_put(jax.tree.unflatten(structure, leaves), jax.local_devices()[0])
@@ -103,6 +98,33 @@ class Checkpoint:
         """Forget this writer's: the chunk is done. Those that others have left are for `sweep_up`."""
         shutil.rmtree(self._own, ignore_errors=True)
         _remove_empty(self.folder)
+
+
+def check(path: Path) -> None:
+    """Read a writer's checkpoint, a folder, for whether it is whole.
+
+    Raises:
+        Damaged: it is not.
+    """
+    about = read_marker(path / "about.json")
+    try:
+        if about:
+            _read(path / about["state"], about["checksum"])
+    except FileNotFoundError:  # its writer has just written the next one, or is done
+        pass
+    except Exception as error:  # whatever orbax and tensorstore answer
+        raise Damaged(f"{path}: a damaged checkpoint ({' '.join(str(error).split())[:80]}); remove it") from error
+
+
+def _read(path: Path, expected: str, like: dict[str, Array] | None = None) -> dict[str, Array]:
+    """The arrays at `path` whose checksum is expected."""
+    if not path.is_dir():
+        raise FileNotFoundError(path)
+    with _checkpointer() as checkpointer:
+        found = checkpointer.restore(path, like)
+    if checksum(found) != expected:
+        raise ValueError(f"{path}: the checksum is another")
+    return found
 
 
 def _place(about: dict[str, Any]) -> tuple[int, ...]:

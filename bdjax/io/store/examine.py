@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from bdjax.errors import InvalidInput
 from bdjax.io.files import DAMAGED
-from bdjax.io.store import documents, results
+from bdjax.io.store import checkpoints, documents, results
 from bdjax.io.store.pictures import read_sample, read_suspects
+from bdjax.io.store.store import address
 from bdjax.io.store.trees import load_named, load_trained
 
 TREES: dict[str, Callable] = {
@@ -44,8 +45,9 @@ def examine(folder: Path) -> Iterator[Finding]:
             yield from _read(path, load)
     for path in sorted((folder / "checkpoints").glob("*/*/about.json")):
         if path.parent.suffix != DAMAGED:
-            for finding in _read(path, documents.read_marker):
-                yield finding._replace(path=path.parent)
+            yield from _read(path.parent, checkpoints.check)
+    for path in sorted((folder / "times").glob("[!.]*.json")):
+        yield from _read(path, lambda path: documents.read_json(path, documents.NOTE))
     for line in results.failures(folder):
         yield Finding("failed", folder / "failures", line)
     yield from _orphans(folder, index)
@@ -64,7 +66,14 @@ def _read(path: Path, read: Callable) -> Iterator[Finding]:
 
 
 def _orphans(folder: Path, index: dict) -> Iterator[Finding]:
-    """Models that no cell of the study has; clean models that only audits and defenses read are none."""
+    """Models, pictures and scores that no cell of the study has; clean models that only audits read are none."""
+    detections = {one["address"] for one in index["detections"]}
+    asked = {"scores": detections, "suspects": detections}
+    asked["samples"] = {address(cell["attack"]) for cell in index["cells"]}
+    for name, stems in asked.items():
+        for path in sorted((folder / name).glob("[!.]*.safetensors")):
+            if path.stem not in stems:
+                yield Finding("orphaned", path, f"{name} of what no cell of the study has any more")
     known = {cell["model"] for cell in index["cells"]} | {one["model"] for one in index["detections"]}
     for path in sorted((folder / "models").glob("[!.]*.safetensors")):
         if path.stem in known:

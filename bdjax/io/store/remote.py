@@ -3,6 +3,8 @@
 Files that a study writes once, which are models, shards of results, assets, samples and scores, have names that say
 what they hold. So writers that do different shares need no locks, which object stores have not: each puts its own files
 there, none twice, and whoever reads finds all of them. Where two did the same work, the first one's files stand.
+study.json and plan.json are changed by all: each change is a file of its own with the next number, which a store makes
+for one writer only; who comes second reads again what is there, and changes that. The last two are kept.
 """
 
 import contextlib
@@ -19,8 +21,11 @@ from bdjax.paths import home
 URL = re.compile("([a-z][a-z0-9+.-]+):/{1,2}(.+)")
 """What names an object store; a Path has only one of the two slashes left."""
 
-NAME = re.compile(r"(study|plan)\.json|[a-z]+/[^./][^/]*")
+NAME = re.compile("[a-z]+/[^./][^/]*")
 """Names in a store that are a study's; others are left alone, so that none leads out of the mirror."""
+
+NUMBERED = {name: re.compile(rf"{name}\.(\d{{6}})\.json") for name in ("study", "plan")}
+"""Names of the numbered files, by the name that the last of them has in the mirror."""
 
 LAZY = ("models", "assets")
 """Folders whose files are brought when they are asked for."""
@@ -28,7 +33,7 @@ LAZY = ("models", "assets")
 ONCE = (*LAZY, "samples", "suspects", "scores", "times", "results")
 """Folders of files that are written once, in the order in which they are put there: a row of results comes last."""
 
-ANEW = ("study.json", "plan.json", "report.html", "results.csv", "results.parquet", "failures/*.txt")
+ANEW = ("report.html", "results.csv", "results.parquet", "failures/*.txt")
 """Patterns of files that are replaced."""
 
 
@@ -49,10 +54,12 @@ class Remote:
         self._damaged: set[str] = set()  # names of files to be put again
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Whatever a store's own library raises becomes an I/O error that names the store."""
+    def _reaching(self, passed: type[Exception] | tuple = ()) -> Iterator[None]:
+        """Whatever a store's own library raises, but for `passed`, becomes an I/O error that names the store."""
         try:
             yield
+        except passed:
+            raise
         except Exception as error:
             raise OSError(errno.EIO, " ".join(str(error).split())[:200] or type(error).__name__, self.url) from error
 
@@ -69,9 +76,55 @@ class Remote:
         for name in sorted(self._there):
             first = name.partition("/")[0]
             brought = first in ONCE and first not in LAZY and not (self.folder / name).exists()
-            if brought or first in ("study.json", "plan.json", "failures"):
-                self._get(name)
+            if brought or first == "failures":
+                with contextlib.suppress(FileNotFoundError):  # it is gone since
+                    self._get(name)
+        for name in NUMBERED:
+            self.bring(f"{name}.json")
         self._remember()
+
+    def bring(self, name: str) -> int:
+        """Bring the last of the numbered files of that name, study.json or plan.json; its number, 0 where none is."""
+        while True:
+            number = max(self._numbers(name), default=0)
+            try:
+                if number:
+                    self._get(name, self._numbered(name, number))
+                else:
+                    (self.folder / name).unlink(missing_ok=True)
+                return number
+            except FileNotFoundError:  # others have written two more since
+                continue
+
+    def commit(self, name: str, number: int) -> bool:
+        """Put the mirror's file there under that number, unless another writer was first; whether it was put."""
+        target = f"{self._root}/{self._numbered(name, number)}"
+        try:
+            with self._reaching(FileExistsError):
+                self._files.pipe_file(target, (self.folder / name).read_bytes(), mode="create")
+        except FileExistsError:
+            return False
+        numbers = self._numbers(name)
+        if max(numbers) > number:  # this writer slept so long that the number was free again
+            self._remove(self._numbered(name, number))
+            return False
+        for old in sorted(numbers)[:-2]:
+            self._remove(self._numbered(name, old))
+        return True
+
+    def _numbers(self, name: str) -> list[int]:
+        with self._reaching():
+            self._files.invalidate_cache()
+            found = self._files.find(self._root, maxdepth=1)
+        matched = (NUMBERED[Path(name).stem].fullmatch(path.removeprefix(self._root).lstrip("/")) for path in found)
+        return [int(one[1]) for one in matched if one]
+
+    def _numbered(self, name: str, number: int) -> str:
+        return f"{Path(name).stem}.{number:06d}.json"
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._reaching(FileNotFoundError):  # another writer has removed it
+            self._files.rm_file(f"{self._root}/{name}")
 
     def _remembered(self) -> set[str]:
         """Names that the store had when it was last reached."""
@@ -88,7 +141,13 @@ class Remote:
     def fetch(self, path: Path) -> None:
         """Bring a lazy file that the store has and the mirror lacks."""
         if self.has(path) and not path.exists():
-            self._get(self._name(path))
+            with contextlib.suppress(FileNotFoundError):  # who reads it will say that it is not there
+                self._get(self._name(path))
+
+    def fetch_all(self) -> None:
+        """Bring every lazy file that the mirror lacks."""
+        for name in sorted(self._there or ()):
+            self.fetch(self.folder / name)
 
     def forget(self, path: Path) -> None:
         """Take the store's file at a path of the mirror for missing, because what was brought is damaged."""
@@ -112,8 +171,7 @@ class Remote:
                 self._put(name, anew=True)
         for name in [name for name in self._there if name.startswith("failures/")]:
             if not (self.folder / name).exists():  # it was tried again and is done
-                with self._reaching(), contextlib.suppress(FileNotFoundError):  # another writer has removed it
-                    self._files.rm_file(f"{self._root}/{name}")
+                self._remove(name)
                 self._there.remove(name)
         self._remember()
 
@@ -121,11 +179,16 @@ class Remote:
         """What the store calls the file at a path of the mirror, below its root."""
         return path.relative_to(self.folder).as_posix()
 
-    def _get(self, name: str) -> None:
-        path = self.folder / name
+    def _get(self, name: str, there: str | None = None) -> None:
+        """Bring a file, which the store may have under another name.
+
+        Raises:
+            FileNotFoundError: the store no longer has it.
+        """
+        path, source = self.folder / name, f"{self._root}/{there or name}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._reaching():
-            write_atomically(path, lambda new: self._files.get_file(f"{self._root}/{name}", str(new)))
+        with self._reaching(FileNotFoundError):
+            write_atomically(path, lambda new: self._files.get_file(source, str(new)))
         self._states[name] = _state(path)
 
     def _put(self, name: str, anew: bool) -> None:

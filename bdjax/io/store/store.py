@@ -323,8 +323,12 @@ class Store:
         """
         path = self.folder / name
         with self._locked():
-            held = read(path)
-            content = json.loads(json.dumps(change(held)))  # as it is read: without tuples
-            if content != held:
+            while True:
+                number = self.remote.bring(name) if self.remote else 0
+                held = read(path)
+                content = json.loads(json.dumps(change(held)))  # as it is read: without tuples
+                if content == held:
+                    return content
                 documents.write_json(path, content)
-        return content
+                if self.remote is None or self.remote.commit(name, number + 1):
+                    return content
