@@ -14,7 +14,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.checksums import checksum
 from bdjax.io.files import check_memory, slug, write_atomically
 from bdjax.io.foreign.torch_files import load_state_dict
-from bdjax.io.store.trees import load_trained, load_tree, save_trained, save_tree
+from bdjax.io.store.trees import load_trained, load_tree, save_named, save_trained, save_tree
 from bdjax.types import Trained, Weights
 
 
@@ -109,7 +109,7 @@ def test_trained(tmp_path):
 
 def test_damaged_trees(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_tree(path, tree())
+    save_named(path, tree())
     with pytest.raises(InvalidInput, match="weights and carry"):
         load_trained(path)
     whole = path.read_bytes()

@@ -12,7 +12,6 @@ from PIL import Image
 import bdjax
 from bdjax.cli.conduct import present
 from bdjax.errors import InvalidInput
-from bdjax.io.store import documents
 from bdjax.paths import local, portable
 from bdjax.study.jobs import plan
 from bdjax.study.resolve import resolve
@@ -72,16 +71,6 @@ def test_names_without_folders_are_found_in_the_working_folder_or_where_they_lay
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "other"))
     with pytest.raises(InvalidInput, match="bands0"):
         resolve(again)
-
-
-def test_paths_that_earlier_versions_left_are_renamed(done, home, tmp_path):
-    folder = shutil.copytree(done[1], tmp_path / "out")
-    held = documents.read_study(folder / "study.json")
-    for cell, text in zip(held["cells"], study(home).attacks, strict=True):
-        cell["attack"] = text
-    documents.write_json(folder / "study.json", held)
-    again = bdjax.run(study(home), folder)
-    assert again["attack"].values.tolist() == done[0]["attack"].values.tolist()
 
 
 def test_one_file_by_two_paths_is_one_attack(home, tmp_path):

@@ -227,6 +227,7 @@ def test_export_keeps_every_cell_that_was_run(results, tmp_path):
         (size(8.2e8), "820 MB"),
         (listed(["a", "b", "c"]), "a, b and c"),
         (discreet("set:/home/alice/poison.npz"), "set:poison.npz"),
+        (discreet(r"file:///home/alice/x and \\server\alice\y"), "x and y"),
         (discreet({"a": ["~/x/y", "C:\\Users\\al\\z", "8/255", "https://arxiv.org/abs/1"]}), None),
     ],
 )

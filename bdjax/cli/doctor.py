@@ -114,11 +114,9 @@ def _datasets() -> None:
 
 def _drivers() -> None:
     from bdjax.engine import drivers
-    from bdjax.io.store.documents import read_json
-    from bdjax.paths import home
 
     print("drivers")
-    known = read_json(home() / "drivers.json", drivers.MEASURED) or {}
+    known = drivers.remembered()
     for entry in known.values():
         times = ", ".join(f"{how} {seconds * 1e3:.2f} ms" for how, seconds in entry["seconds"].items())
         best = drivers.best(entry["seconds"])

@@ -4,17 +4,17 @@ What is measured is plain training of a few cells; a device, a version of JAX, a
 have their own entry in the user's cache.
 """
 
-import json
 import os
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
-from bdjax.io.files import write_atomically
-from bdjax.io.store.documents import COUNT, NUMBER, read_json
+from bdjax.errors import InvalidInput
+from bdjax.io.store.documents import COUNT, NUMBER, read_json, write_json
 from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.models.parts import convolution
@@ -26,6 +26,9 @@ CELLS, STEPS = 4, 4
 
 LONG = 1.0
 """Seconds of a first call that are enough to know: on such steps, what only a first call does weighs nothing."""
+
+REMEMBERED = "drivers.json"
+"""In the user's cache: what was measured."""
 
 MARGIN = 0.1
 """The share of the time that another candidate must save to be taken before the first; less may be chance, and the same
@@ -63,6 +66,14 @@ def best(seconds: dict[str, float]) -> str:
     return fastest if seconds[fastest] < (1 - MARGIN) * seconds[first] else first
 
 
+def remembered() -> dict[str, dict[str, Any]]:
+    """What was measured on this machine: each entry as MEASURED says; nothing where the file is damaged."""
+    try:
+        return read_json(home() / REMEMBERED, MEASURED) or {}
+    except InvalidInput:
+        return {}
+
+
 def measured(work: Work, shared: Shared) -> dict[str, float]:
     """Seconds a step a cell by "driver form", for every candidate, from memory where it was measured before.
 
@@ -79,14 +90,13 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "recipe": dict(work.recipe.spec.static),
         "candidates": candidates(),
     }
-    path, name = home() / "drivers.json", address(what)
-    known = read_json(path, MEASURED) or {}
+    known, name = remembered(), address(what)
     if name in known and known[name]["seconds"].keys() <= {" ".join(one) for one in candidates()}:
         return known[name]["seconds"]
     found = {f"{how} {form}": _seconds(work, shared, how, form) for how, form in candidates()}
     if all(found.values()):
         known[name] = what | {"seconds": found}
-        write_atomically(path, lambda target: target.write_text(json.dumps(known, indent=1)))
+        write_json(home() / REMEMBERED, known)
     return {how: seconds for how, seconds in found.items() if seconds}
 
 

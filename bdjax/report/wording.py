@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from bdjax.report.statistics import Estimate
 
-_PATH = re.compile(r"(?<![\w/\\.<])(?:~[\w.-]*|[A-Za-z]:)?[/\\](?![/\\])[^\s\"'<>,;=]+")
+_START = r"file://|\\\\(?=\w)|(?:~[\w.-]*|[A-Za-z]:)?[/\\](?![/\\])"
+_PATH = re.compile(rf"(?<![\w/\\.<])(?:{_START})[^\s\"'<>,;=]+")
+"""Absolute paths: of this machine, of its users, of a drive, of another host, and as a URL."""
 
 NOTHING = "–"
 

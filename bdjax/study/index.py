@@ -38,14 +38,14 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
         if held:
             _check_shared(store, json.loads(held["attributes"]["config"]), json.loads(config(work.study)))
         key = ("attack", "ratio", "seed", "defense")
-        cells = {tuple(cell[name] for name in key): cell for cell in _renamed(work, held, "cells")}
+        cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
         for cell in planned.cells:
             place = tuple(cell[name] for name in key)
             before = cells.get(place, {})
             kept = before["audits"] if before.get("model") == cell["model"] else {}
             cells[place] = cell | {"audits": kept | cell["audits"]}
         where = ("attack", "ratio", "seed", "detector", "on")
-        asked = [*_renamed(work, held, "detections"), *planned.detections]
+        asked = [*(held or {"detections": []})["detections"], *planned.detections]
         detections = {tuple(one[name] for name in where): one for one in asked}
         about = {
             text: {"oracle": method.oracle, "version": method.card.version} for text, method in work.defenses.items()
@@ -60,11 +60,6 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
         }
 
     store.update_json("study.json", read_study, change)
-
-
-def _renamed(work: Work, held: dict | None, kind: str) -> list[dict[str, Any]]:
-    """What is there, with attacks called as results call them: earlier versions left the paths of files in them."""
-    return [one | {"attack": work.written.get(one["attack"], one["attack"])} for one in (held or {}).get(kind, [])]
 
 
 def _check_shared(store: Store, held: dict[str, Any], asked: dict[str, Any]) -> None:

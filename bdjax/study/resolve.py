@@ -57,7 +57,6 @@ class Work:
     net: Net
     scene: Scene
     recipe: Method
-    written: dict[str, str]  # texts of attacks as they were given -> as results have them
     attacks: dict[str, tuple[Spec, Attack]]
     defenses: dict[str, Method]
     audits: dict[str, Method]
@@ -130,7 +129,6 @@ def resolve(asked: Study) -> Work:
         net=net,
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
         recipe=_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
-        written={text: spec.text for text, (spec, _) in built.items()},
         attacks={made[0].text: made for made in built.values()},
         defenses={
             text: _defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()

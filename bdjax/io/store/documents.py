@@ -1,7 +1,6 @@
 """The JSON files of a study's folder: what each of them must hold, and a checksum so that flipped bits are noticed.
 
-A file that parses but holds something else is refused in one line. A file without a checksum, as earlier versions wrote
-them, is read as it is.
+A file that parses but holds something else is refused in one line.
 """
 
 import hashlib
@@ -136,7 +135,7 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
     try:
         text = read_regular(path, LARGEST).decode()
         found = json.loads(text)
-        if isinstance(found, dict) and "sha256" in found and not _is_whole(text):
+        if not _is_whole(text):
             raise ValueError("its checksum is another")
         check(found, expected)
     except (ValueError, RecursionError) as error:
@@ -145,7 +144,7 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
         if isinstance(error, InvalidInput):
             raise
         raise _unusable(path, error) from None
-    found.pop("sha256", None)
+    del found["sha256"]
     return found
 
 

@@ -126,16 +126,16 @@ def save_named(path: Path, tree: PyTree, metadata: Mapping[str, str] | None = No
 
 
 def load_named(path: Path) -> tuple[dict[str, PyTree], dict[str, str]]:
-    """What `save_named` wrote, and what earlier versions wrote without its name.
+    """What `save_named` wrote.
 
     Raises:
         InvalidInput: no such file.
         Damaged: it is not whole, another program's, or was written under another name.
     """
     tree, metadata = load_tree(path, foreign=False)
-    name = metadata.pop("address", path.stem)
+    name = metadata.pop("address", None)
     if name != path.stem:
-        raise Damaged(f"{str(path)!r}: written as {name}; remove it and make it again")
+        raise Damaged(f"{str(path)!r}: written as {name or 'no file of a study'}; remove it and make it again")
     return tree, metadata
 
 
