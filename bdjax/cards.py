@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import InvalidInput, meant
 
 ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
@@ -175,7 +175,7 @@ class Spec:
             InvalidInput: a value that its setting does not allow.
         """
         open_ones = {name: value for name, value in values.items() if name in card.settings and name not in self.said}
-        static, traced = _parse(card, {**self.static, **self.traced, **open_ones})
+        static, traced = _parse(card, {**self.static, **self.traced, **open_ones}, card.name)
         return replace(self, static=static, traced=traced)
 
     def identity(self) -> dict[str, Any]:
@@ -201,35 +201,38 @@ def split(text: str) -> tuple[str, dict[str, str]]:
     return name.strip(), given
 
 
-def lookup(text: str, registry: Mapping[str, Method], what: str) -> Spec:
+def lookup(text: str, registry: Mapping[str, Method], what: str, called: str = "") -> Spec:
     """The method that `text` asks for, with every setting valued: from the text, else the preset, else by default.
 
     Args:
         text: `name` or `name:setting=value,...`; `preset=NAME` is among the settings.
         registry: name -> Method.
         what: what the registry holds, in one word, for the error.
+        called: what errors call the method by; "" for its name.
 
     Raises:
         InvalidInput: no such method, setting or preset, or a value that its setting does not allow.
     """
     name, given = split(text)
     if name not in registry:
-        raise InvalidInput(f"no {what} {name!r}; choose from {', '.join(sorted(registry))}")
-    card = registry[name].card
+        choice = meant(name, registry) or f"; choose from {', '.join(sorted(registry))}"
+        raise InvalidInput(f"no {what} {name!r}{choice}")
+    card, called = registry[name].card, called or name
     preset = given.pop("preset", "paper")
     if preset not in card.presets:
-        raise InvalidInput(f"{name} has no preset {preset!r}; choose from {', '.join(card.presets)}")
+        raise InvalidInput(f"{called} has no preset {preset!r}; choose from {', '.join(card.presets)}")
     unknown = sorted(set(given) - set(card.settings))
     if unknown:
         allowed = ", ".join(card.settings) or "nothing"
-        raise InvalidInput(f"{name} has no setting {unknown[0]!r}; it has {allowed}")
+        near = meant(unknown[0], card.settings)
+        raise InvalidInput(f"{called} has no setting {unknown[0]!r}{near}; it has {allowed}")
     values = {key: setting.default for key, setting in card.settings.items()}
-    static, traced = _parse(card, values | card.presets[preset] | given)
+    static, traced = _parse(card, values | card.presets[preset] | given, called)
     return Spec(text.strip(), name, static, traced, card.version, frozenset(given), preset)
 
 
-def _parse(card: Card, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+def _parse(card: Card, values: Mapping[str, Any], called: str) -> tuple[dict[str, Any], dict[str, float]]:
     """Static and traced settings, in their own types and in the card's order."""
-    parsed = {key: one.parse(values[key], f"{card.name}:{key}") for key, one in card.settings.items()}
+    parsed = {key: one.parse(values[key], f"{called}:{key}") for key, one in card.settings.items()}
     static = {key: value for key, value in parsed.items() if not card.settings[key].traced}
     return static, {key: value for key, value in parsed.items() if card.settings[key].traced}

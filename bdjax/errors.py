@@ -1,6 +1,8 @@
 """The errors that mean: what you gave cannot be used, and here is what can."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InvalidInput(ValueError):
@@ -16,6 +18,12 @@ class Damaged(InvalidInput):
 
 class Unreadable(InvalidInput):
     """A file cannot be read now, which says nothing of what is in it: an I/O error, no permission, too many files."""
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """What to add to a message about a name that is not known: `; did you mean NAME?`, or nothing if none is near."""
+    found = get_close_matches(given, list(known), n=1, cutoff=0.76)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 OUT_OF_MEMORY = "out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model"

@@ -52,7 +52,7 @@ def addresses(folder: Path) -> dict[str, str]:
 
 
 def test_addresses_are_those_that_stored_studies_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolve, "_rehearse", lambda resolved: None)
+    monkeypatch.setattr(resolve, "rehearse", lambda resolved: None)
     pinned, found = json.loads(PINNED.read_text()), addresses(tmp_path)
     changed = [name for name in sorted({*pinned, *found}) if pinned.get(name) != found.get(name)]
     assert not changed, "raise the card's version, then run: python tests/test_addresses.py"
@@ -67,7 +67,7 @@ def test_every_method_is_pinned(kind, registry):
 
 def test_what_changes_the_clean_model_changes_what_reads_it(tmp_path, monkeypatch):
     # Under an attack that trains its victim by itself the study's recipe makes the clean model alone.
-    monkeypatch.setattr(resolve, "_rehearse", lambda resolved: None)
+    monkeypatch.setattr(resolve, "rehearse", lambda resolved: None)
     own = "wanet:epochs=3,batch=32,learning_rate=0.05,momentum=0.9,weight_decay=0.0005"
     asked = {"attacks": (own,), "audits": ("reactivation", "retuning"), "model": "small_cnn:width=2", "ratios": (0.1,)}
     recipes = (f"{tiny.RECIPE},smoothing={share}" for share in (0, 0.1))
@@ -79,7 +79,7 @@ def test_what_changes_the_clean_model_changes_what_reads_it(tmp_path, monkeypatc
 
 
 if __name__ == "__main__":
-    resolve._rehearse = lambda resolved: None
+    resolve.rehearse = lambda resolved: None
     with tempfile.TemporaryDirectory() as folder:
         PINNED.write_text(json.dumps(addresses(Path(folder)), indent=1, sort_keys=True) + "\n")
     sys.stdout.write(f"{PINNED}\n")

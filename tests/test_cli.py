@@ -54,7 +54,13 @@ BAD = {
     "share 0/3": "share '0/3'; give K/N",
     "share half": "share 'half'; give K/N",
     "attacks nope": "no attack 'nope'; choose from",
+    "attacks badnet": "no attack 'badnet'; did you mean badnets?",
     "attacks badnets:foo=1": "badnets has no setting 'foo'; it has size",
+    "attacks badnets:sizes=1": "badnets has no setting 'sizes'; did you mean size?; it has size",
+    "recipe epoch=3": "recipe has no setting 'epoch'; did you mean epochs?",
+    "seeds 3": "seeds 3: one seed or how many? Give 3:4 for seed number 3 and 0:3 for 3 seeds",
+    "attacks sig --ratios 0.5": "among the ratios sig=",
+    "ratios sig=0.1": "the study has no attack 'sig'; it has badnets",
     "attacks badnets:size": "write name:setting=value",
     "attacks badnets:size=x": "badnets:size=x: give a whole number at least 1",
     "attacks badnets:size=3,size=4": "size is given twice",
@@ -73,7 +79,6 @@ BAD = {
     "ratios nan": "ratio nan; give a fraction",
     "ratios abc": "ratio 'abc'; give fractions",
     "ratios 0.0001": "the smallest ratio is",
-    "ratios sig=0.1": "the study has no attack 'sig'",
     "attacks sig --ratios sig=0.5": "sig at ratio 0.5 poisons 90 rows; 60 can be; the largest ratio is 0.3333",
     "seeds": "no seeds; give at least one",
     "seeds -1": "seed -1; give whole numbers from 0",
@@ -244,7 +249,10 @@ def test_seeds():
     assert seeds(["0:3", "7", 9]) == (0, 1, 2, 7, 9)
     assert seeds("4:6") == seeds(["4", "5"]) == (4, 5)
     assert seeds(":2") == (0, 1)
-    assert seeds(3) == (3,)
+    assert seeds([3]) == (3,) and seeds(0) == seeds(("0",)) == (0,)
+    for lone in (3, ("3",), "3"):
+        with pytest.raises(InvalidInput, match="Give 3:4 for seed number 3 and 0:3 for 3 seeds"):
+            seeds(lone)
     for bad in ("", ":", "4:2", "3:3", True, "1e3"):
         with pytest.raises(InvalidInput, match="seeds"):
             seeds([bad])
@@ -275,7 +283,7 @@ def test_options_win_over_toml(asked, tmp_path):
 
 def test_every_field_of_a_study_has_an_option():
     fields = {field.name for field in dataclasses.fields(bdjax.Study)} - {"plugins"}
-    own = {"plugin", "study", "no_flip", "out", "share", "trust"}
+    own = {"plugin", "study", "no_flip", "out", "share", "trust", "dry_run"}
     options = {field.name for field in dataclasses.fields(cli.run.Run)} - own
     assert fields == options
 
@@ -290,9 +298,26 @@ def test_list_shows_every_card(capsys, kind):
         assert cards[name] == json.loads(json.dumps(dataclasses.asdict(method.card)))
     assert cli.main(["list", kind]) == 0
     text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
     for name, method in methods.items():
-        assert f"{name}  {method.card.title}" in text
-        assert all(f"    {setting}=" in text for setting in method.card.settings)
+        assert method.card.title in lines[name] and str(method.card.year) in lines[name]
+    assert cli.main(["list", kind, *methods]) == 0
+    text = capsys.readouterr().out
+    for name, method in methods.items():
+        (card,) = [part for part in text.split("\n\n") if part.startswith(f"{name}  ")]
+        said = (method.card.citation, *method.card.departures, *(one.about for one in method.card.settings.values()))
+        assert all(words.replace("`", "") in card for words in said)
+        assert all(f"    {setting}=" in card for setting in method.card.settings)
+
+
+def test_list_of_one_that_is_not_there(refused):
+    assert "no attacks: 'badnet'; did you mean badnets?" in refused("list", "attacks", "badnet")
+    assert "choose from adaptive_blend" in refused("list", "attacks", "badnets", "xyz")
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("bdjax 0.")
 
 
 def test_plugin_in_the_working_folder_registers(capsys, tmp_path, monkeypatch):
@@ -302,7 +327,7 @@ def test_plugin_in_the_working_folder_registers(capsys, tmp_path, monkeypatch):
     del ATTACKS["same_again"]
     (tmp_path / "my_attacks.py").write_text("from bdjax import ATTACKS\nATTACKS['same_again'] = ATTACKS['badnets']\n")
     assert cli.main(["list", "attacks", "--plugin", "my_attacks"]) == 0
-    assert "same_again  BadNets" in capsys.readouterr().out
+    assert "same_again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("given", "wanted"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)])

@@ -122,7 +122,6 @@ def test_the_command_shows_the_rest_and_ends_with_one_line_and_2(study, tmp_path
     from bdjax.cli import conduct
 
     asked, _ = study
-    monkeypatch.setattr(conduct, "keep_compiled", lambda: None)
     assert cli.status(lambda: conduct.conduct(asked, tmp_path)) == 2
     out, err = capsys.readouterr()
     assert (tmp_path / "report.html").exists() and "Failed: " in out

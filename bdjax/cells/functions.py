@@ -1,6 +1,7 @@
 """One cell of a study as pure functions: what is drawn for it, what a method is given, and the steps of its stages."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from flax import struct
 
 from bdjax import metrics, train
 from bdjax.data import images, poison, sources
+from bdjax.errors import InvalidInput
 from bdjax.keys import root, stream
 from bdjax.types import (
     COVER,
@@ -79,6 +81,7 @@ class Scene(NamedTuple):
     searching: bool = False  # whether that is a search for the rows to poison
     judges: str = ""  # what a detector judges: "rows", "queries" or nothing
     suspects: int = 0  # how many of them; 0 for all
+    rehearsed: bool = False  # whether a method that reads what it does not need is told so
 
 
 def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -135,6 +138,24 @@ def draw_suspects(scene: Scene, cell: Cell, shared: Shared) -> tuple[Array, Arra
     return jnp.concatenate([clean, label.size + triggered])[order], truth[order]
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Unneeded:
+    """In the place of a field of `Given` that a card's needs do not name: says so when it is used."""
+
+    field: str
+
+    def _refuse(self, *_args, **_kwargs):
+        raise InvalidInput(f"it reads given.{self.field}, which its card's needs do not name; add {self.field!r} there")
+
+    __call__ = __iter__ = __len__ = __getitem__ = _refuse
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
+
+
 def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -> Given:
     """What a method is given: the fields that its card needs and no others."""
     whole, attack, needs = sources.split(shared.train), scene.attack, set(needs)
@@ -175,6 +196,8 @@ def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -
         "test": lambda: sources.split(shared.test),
     }
     fields = {name: offer() for name, offer in offers.items() if name in needs}
+    if scene.rehearsed:
+        fields |= {name: Unneeded(name) for name in offers if name not in needs}
     carry = {} if cell.left is None else cell.left.carry
     return Given(cell.settings, images.augmentation(scene.padding, scene.flip), carry=carry, **fields)
 
@@ -240,6 +263,23 @@ def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shar
         return running.order(root(cell.seed), state, jnp.int32(0), given)
 
     return jax.tree.leaves(jax.eval_shape(order, cell, shared))[0].shape[0]
+
+
+def rows(scene: Scene, running: Sequence[Stage], needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
+    """Rows that all steps of all stages take for cells of these shapes; nothing is computed."""
+    found, number = 0, np.int32(0)
+    for one in running:
+        lifted = stage(scene, one, needs)
+
+        def order(cell: Cell, shared: Shared, one=one) -> Batches:
+            given = make_given(scene, (*needs, *one.sees), cell, shared)
+            return one.order(root(cell.seed), one.init(root(cell.seed), given, cell.left.weights), jnp.int32(0), given)
+
+        batches = jax.tree.leaves(jax.eval_shape(order, cell, shared))[0]
+        found += one.epochs * int(np.prod(batches.shape[:2]))
+        carry, held = jax.eval_shape(lifted.begin, (), cell, shared, number)[1], begun(one, cell)
+        cell = held.replace(left=jax.eval_shape(lifted.finish, carry, held, shared, number)[1][0])
+    return found
 
 
 def run_stages(

@@ -64,7 +64,10 @@ def _command(arguments: list[str]):
     from bdjax.cli.quickstart import Quickstart
     from bdjax.cli.report import Report
     from bdjax.cli.run import Run
+    from bdjax.cli.version import Version
 
+    if arguments == ["--version"]:
+        return Version()
     _check_paths(arguments)
     options = [text.partition("=")[0] for text in arguments if text.startswith("--")]
     twice = [option for option in options if options.count(option) > 1]

@@ -37,12 +37,13 @@ class Bench:
     def run(self) -> None:
         """See the class."""
         from bdjax import bench
-        from bdjax.cli.conduct import keep_compiled, use_cores
+        from bdjax.cli.conduct import use_cores
+        from bdjax.engine import compiled
 
         self._check()
         if "shard" in self.drivers:
             use_cores()
-        keep_compiled()
+        compiled.keep()
         what = self.models, self.dataset, self.drivers, self.convolutions, self.cells, self.recipe
         found = bench.measure(*what, self.steps, self.rounds)
         _show(found)

@@ -13,17 +13,15 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
     Raises:
         Failed: something went wrong in some groups of cells; what the others found has been shown then.
     """
-    from bdjax.engine import progress
     from bdjax.engine import run as engine
     from bdjax.engine.failures import Failed
     from bdjax.io.store.store import Store
 
     use_cores()
-    keep_compiled()
     failed, store = None, Store.at(out)
     with timed(store.folder):
         try:
-            engine.run(study, out, progress.automatic(), share)
+            engine.run(study, out, True, share)
         except Failed as error:
             failed = error
     store.refresh()
@@ -31,6 +29,47 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
     store.publish()
     if failed:
         raise failed
+
+
+def preview(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
+    """Print what a run would do and about how long it would take; nothing is trained."""
+    from bdjax.engine import compiled
+    from bdjax.engine import preview as previews
+
+    use_cores()
+    compiled.keep()
+    print("\n".join(outline(previews.preview(study, out, share), out)))
+
+
+def outline(seen, out: Path) -> list[str]:
+    """A `bdjax.engine.preview.Preview` in lines."""
+    from bdjax.engine.forecast import seconds
+    from bdjax.engine.progress import duration
+
+    rows = [("what", "missing", "of", "a cell", "in all", "")]
+    for part in seen.left:
+        cell = f"{part.cell:.2g} s" if part.missing and part.cell else ""
+        total = duration(part.missing * part.cell) if cell else ""
+        source = ("counted" if part.guessed else "measured") if cell else ""
+        rows.append((part.group.label, str(part.missing), str(len(part.group.jobs)), cell, total, source))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{out}: {seen.finished} of {seen.models} models are there; driver {seen.driver}", ""]
+    for first, *others in rows:
+        texts = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(texts).rstrip())
+    compiling = sum(part.compile for part in seen.left)
+    programs = sum(bool(part.missing) for part in seen.left)
+    known = duration(compiling) if compiling else "unknown, often 5 to 60 s each"
+    lines += ["", f"Compiling the programs of {programs} groups: {known}."]
+    if seen.planned:
+        lines.append(f"Memory: {seen.planned / 1e9:.2f} GB of {seen.allowed / 1e9:.2f} GB allowed.")
+    else:
+        lines.append(f"Memory: known once programs are compiled; {seen.allowed / 1e9:.2f} GB are allowed.")
+    guessed = any(part.guessed and part.missing for part in seen.left)
+    lines.append(f"In all {'roughly' if guessed else 'about'} {duration(seconds(seen.left))}.")
+    if guessed:
+        lines.append("Counted: every row of a step as long as in plain training; inner loops take more.")
+    return lines
 
 
 def present(folders: list[Path], out: Path, bound: float | None = None, forms=(), name="") -> None:
@@ -82,17 +121,3 @@ def use_cores() -> None:
         return
     with contextlib.suppress(RuntimeError):  # JAX was used before, and has the devices that it has
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-
-
-def keep_compiled() -> None:
-    """Keep compiled programs in the user's own cache: they are code, so nobody else may write there."""
-    import jax
-
-    from bdjax.paths import home
-
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    path = home() / "compiled"
-    path.mkdir(mode=0o700, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -50,10 +50,11 @@ class Doctor:
         if self.folder is not None:
             _examine(self.folder)
             return
-        from bdjax.cli.conduct import keep_compiled, use_cores
+        from bdjax.cli.conduct import use_cores
+        from bdjax.engine import compiled
 
         use_cores()
-        keep_compiled()
+        compiled.keep()
         for part in (_versions, _devices, _datasets, _drivers):
             part()
 

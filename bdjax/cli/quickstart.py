@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 
 @dataclass(frozen=True)
@@ -12,12 +15,14 @@ class Quickstart:
     """The study's folder; what is finished there is not done again."""
     memory: str = "1GB"
     """What it may take."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Say what would be done, how much of it is there, and about how long the rest takes; train nothing."""
 
     def run(self) -> None:
         """See the class."""
-        from bdjax.cli.conduct import conduct
+        from bdjax.cli.conduct import conduct, preview
 
-        conduct(study(self.memory), self.out)
+        (preview if self.dry_run else conduct)(study(self.memory), self.out)
 
 
 def study(memory: str = "1GB"):

@@ -72,12 +72,14 @@ class Run:
     """Import the plugins that STUDY.toml names: they are code, and whoever wrote it has it run as you."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/study")
     """The study's folder; what is finished there is not done again."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Say what would be done, how much of it is there, and about how long the rest takes; train nothing."""
     share: Annotated[str, tyro.conf.arg(metavar="K/N")] = "1/1"
     """Do the K-th of N shares of the work, which are always the same ones: one for each task of a scheduler."""
 
     def run(self) -> None:
         """See the class."""
-        from bdjax.cli.conduct import conduct
+        from bdjax.cli.conduct import conduct, preview
         from bdjax.study import Study
 
         if self == Run():
@@ -91,13 +93,13 @@ class Run:
         values = read | self._given()
         if "seeds" in values:
             values["seeds"] = seeds(values["seeds"])
-        conduct(Study(**values), self.out, share(self.share))
+        (preview if self.dry_run else conduct)(Study(**values), self.out, share(self.share))
 
     def _given(self) -> dict[str, Any]:
         """The fields of a study that options give."""
         if self.flip and self.no_flip:
             raise InvalidInput("both --flip and --no-flip; give one of them")
-        own = ("study", "out", "share", "plugin", "trust", "flip", "no_flip", "keep_scores")
+        own = ("study", "out", "share", "dry_run", "plugin", "trust", "flip", "no_flip", "keep_scores")
         given = {name: value for name, value in vars(self).items() if value is not None and name not in own}
         given |= {"plugins": self.plugin} if self.plugin else {}
         given |= {"keep_scores": True} if self.keep_scores else {}
@@ -141,8 +143,12 @@ def seeds(texts: Any) -> tuple[int, ...]:
     """Seed numbers from numbers and ranges `first:after`.
 
     Raises:
-        InvalidInput: an entry is neither, or a range is empty or of more than MOST_SEEDS.
+        InvalidInput: an entry is neither, a range is empty or of more than MOST_SEEDS, or one number stands alone.
     """
+    from bdjax.study.study import refuse_lone
+
+    alone = texts[0] if isinstance(texts, tuple) and len(texts) == 1 else texts  # a tuple is the shell's, a list TOML's
+    refuse_lone(int(alone) if str(alone).isdecimal() else alone)
     found: list[int] = []
     for text in texts if isinstance(texts, list | tuple) else [texts]:
         first, colon, after = str(text).partition(":")

@@ -179,7 +179,10 @@ class _Run:
         self.position.seconds += seconds
         longer = int(made * CALL_SECONDS / max(seconds, 1e-6))
         self.length = max(1, min(longer, 4 * self.length))
-        self.context.progress.advanced(self._share(made), made * self.count)
+        share = self._share(made)
+        self.context.progress.advanced(share, made * self.count)
+        self.context.times.note(self.group, cell=self.position.seconds / share / self.count)
+        self.context.expect(self.group, share * self.count)
 
     def _share(self, made: int) -> float:
         epochs = [stage.epochs for stage in self.group.stages]

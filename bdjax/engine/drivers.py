@@ -74,14 +74,10 @@ def remembered() -> dict[str, dict[str, Any]]:
         return {}
 
 
-def measured(work: Work, shared: Shared) -> dict[str, float]:
-    """Seconds a step a cell by "driver form", for every candidate, from memory where it was measured before.
-
-    What does not fit the memory that the study may take is left out.
-    """
-    device = jax.local_devices()[0]
-    what = {
-        "device": device.device_kind,
+def _what(work: Work) -> dict[str, Any]:
+    """What the times of plain training depend on."""
+    return {
+        "device": jax.local_devices()[0].device_kind,
         "jax": jax.__version__,
         "cores": os.cpu_count(),
         "devices": jax.local_device_count(),
@@ -90,7 +86,15 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         "recipe": dict(work.recipe.spec.static),
         "candidates": candidates(),
     }
-    known, name = remembered(), address(what)
+
+
+def measured(work: Work, shared: Shared) -> dict[str, float]:
+    """Seconds a step a cell by "driver form", for every candidate, from memory where it was measured before.
+
+    What does not fit the memory that the study may take is left out.
+    """
+    known, what = remembered(), _what(work)
+    name = address(what)
     if name in known and known[name]["seconds"].keys() <= {" ".join(one) for one in candidates()}:
         return known[name]["seconds"]
     found = {f"{how} {form}": _seconds(work, shared, how, form) for how, form in candidates()}
@@ -98,6 +102,12 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
         known[name] = what | {"seconds": found}
         write_json(home() / REMEMBERED, known)
     return {how: seconds for how, seconds in found.items() if seconds}
+
+
+def seconds_of_a_row(work: Work, shared: Shared, how: str, form: str) -> float:
+    """What plain training takes for a row of a batch of one cell; 0 where it does not fit the memory allowed."""
+    known = remembered().get(address(_what(work)), {"seconds": {}})["seconds"].get(f"{how} {form}")
+    return (known or _seconds(work, shared, how, form) or 0.0) / work.recipe.spec.static["batch"]
 
 
 def prepared(work: Work, shared: Shared, how: str, count: int):

@@ -1,5 +1,6 @@
 """The compiled programs of a group, for as many cells at a time as memory holds."""
 
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
+from bdjax.engine.forecast import Times
 from bdjax.engine.progress import Progress
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import InvalidInput
@@ -45,6 +47,8 @@ class Context:
     told: Callable[[], int]  # the signal that came, 0 where none has
     usual: int  # cells at a time, unless memory says otherwise
     assets: dict[str, PyTree] = field(default_factory=dict)
+    times: Times = field(default_factory=Times)
+    expect: Callable[[Group, float], None] = lambda group, done: None  # so many cells of a group's chunk are done
 
     @property
     def driver(self) -> str:
@@ -64,6 +68,12 @@ def prepare(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         InvalidInput: not even one cell fits.
     """
     context.progress.stage(f"compile {group.label}", 0)
+    begun = time.perf_counter()
+    _fit(context, group, cell, shared)
+    context.times.note(group, compile=time.perf_counter() - begun)
+
+
+def _fit(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
     asked, memory_asked = _usual(context, group), context.work.study.memory
     planned = context.plan["groups"].get(group.key)
     if _answers(planned, asked, memory_asked):

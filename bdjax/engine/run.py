@@ -12,10 +12,11 @@ import xarray as xr
 
 from bdjax.cells import lift, memory
 from bdjax.cells.functions import Shared
-from bdjax.engine import chunks, drivers, programs, signals
+from bdjax.engine import chunks, compiled, drivers, forecast, programs, signals
+from bdjax.engine import progress as progresses
 from bdjax.engine.failures import Failures, needed
 from bdjax.engine.programs import Context
-from bdjax.engine.progress import Progress, Silent
+from bdjax.engine.progress import Progress
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.files import set_aside
@@ -32,12 +33,18 @@ from bdjax.study.resolve import Work, resolve
 POLL_SECONDS = 1.0
 """How often a writer that has nothing to do looks whether another one has finished."""
 
+EXPECT_SECONDS = 5.0
+"""How often it says how long the rest will take."""
+
 WAITING = 60
 """After so many looks in vain it says for whom it waits, and again after as many."""
 
 
 def run(
-    study: Study, out: str | Path | None = None, progress: Progress | None = None, share: tuple[int, int] = (1, 1)
+    study: Study,
+    out: str | Path | None = None,
+    progress: Progress | bool | None = None,
+    share: tuple[int, int] = (1, 1),
 ) -> xr.Dataset:
     """Run what is missing of a study and return all of it.
 
@@ -45,7 +52,8 @@ def run(
         study: what is asked for.
         out: the study's folder, or a place in an object store such as s3://bucket/study, to which writers must do
             different shares; what is finished there is not done again. None keeps nothing on disk.
-        progress: told what happens (see `bdjax.engine.progress`).
+        progress: who is told what happens: None, whoever looks on in a terminal or a notebook; True, a log too; False,
+            nobody; or your own `bdjax.engine.progress.Progress`.
         share: (3, 16) does the third of sixteen shares of the work, which are the same ones always: a scheduler's tasks
             do one each, in one folder, and a task that is run again does what it lacks.
 
@@ -59,19 +67,21 @@ def run(
     """
     if not 1 <= share[0] <= share[1]:
         raise InvalidInput(f"share {share[0]}/{share[1]}; give one of 1/{share[1]} to {share[1]}/{share[1]}")
+    told = progresses.of(progress)
+    compiled.keep()
     work = resolve(study)
     if out is not None:
-        return _run(work, Store.at(out), progress or Silent(), share)
+        return _run(work, Store.at(out), told, share)
     folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
     try:
-        return _run(work, Store(folder), progress or Silent(), share)
+        return _run(work, Store(folder), told, share)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
     planned = plan(work)
-    with store, signals.noted() as told:
+    with store, signals.noted(progress.stopping) as told:
         try:
             runner = _Runner(work, share_of(planned.jobs, *share), store, progress, told)
             runner.begin()
@@ -94,9 +104,11 @@ class _Runner:
         trained = (len(group.jobs) for group in self.groups if group.kind in TRAINING)
         usual = min(programs.LARGEST, max(trained, default=1))
         self.context = Context(work, store, progress, {}, shared, lambda: told[0] if told else 0, usual)
+        self.context.expect = self._expect
         self.found: set[str] = set()  # addresses of all rows that are on disk
         self.read: set[Path] = set()  # shards that they were read from
         self.failures = Failures(store.folder)
+        self._expected = -EXPECT_SECONDS  # when it was last told how long the rest will take
 
     def begin(self) -> None:
         """See what is there, and decide how cells are batched."""
@@ -104,6 +116,7 @@ class _Runner:
         models = [job for group in self.groups if group.kind in TRAINING for job in group.jobs]
         self.context.progress.begin(len(models), sum(map(self._done, models)))
         self.context.plan = self.store.update_json("plan.json", read_plan, self._planned)
+        self.context.times = forecast.Times(self.context.driver)
         self._compare_threads(self.context.plan["threads"], lift.threads())
         self.context.shared = lift.everywhere(self.context.shared, self.context.mesh)
 
@@ -141,6 +154,21 @@ class _Runner:
                 self._run()
         finally:
             self._weigh(beside)
+            self.context.times.save()
+
+    def _expect(self, running: Group, done: float) -> None:
+        """Tell how long what is left will take; of the running chunk so many cells are done."""
+        if time.monotonic() - self._expected < EXPECT_SECONDS:
+            return
+        self._expected = time.monotonic()
+        lost = self.failures.lost(self.groups)
+
+        def missing(group: Group) -> int:
+            return sum(job.address not in self.found and job.address not in lost for job in group.jobs)
+
+        parts = forecast.left(self.groups, missing, self.context.times)
+        left = forecast.seconds(parts) - done * self.context.times.of(running).cell
+        self.context.progress.expect(left, any(part.guessed and part.missing for part in parts))
 
     def _weigh(self, beside: int) -> None:
         """Note how much memory was planned and how much was held, of the writer that held the most."""
@@ -278,7 +306,10 @@ class _Runner:
             chunk = [job for job in jobs if job.address in taken and not self._done(job)]
             self._heed()
             if chunk:
+                begun = time.perf_counter()
                 chunks.run(self.context, group, chunk)
+                cell = (time.perf_counter() - begun) / len(chunk)
+                self.context.times.note(group, cell=max(cell, self.context.times.of(group).cell))
                 self.found |= {job.address for job in chunk}
                 self.store.publish()
             return bool(chunk)

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Interrupted(KeyboardInterrupt):
@@ -15,8 +15,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list[int]]:
-    """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread."""
+def noted(acknowledge: Callable[[], None]) -> Iterator[list[int]]:
+    """A list to which SIGINT and SIGTERM are added as they come; empty for ever outside the main thread.
+
+    acknowledge: called when one comes, for somebody who waits to see that it did.
+    """
     told: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield told
@@ -26,6 +29,8 @@ def noted() -> Iterator[list[int]]:
         if told and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second time somebody means now
         told.append(number)
+        with contextlib.suppress(RuntimeError):  # what was being printed when the signal came goes on
+            acknowledge()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -47,7 +47,21 @@ def load(names: Iterable[str]) -> None:
                 if not isinstance(method, Method):
                     del registry[entry]
                     raise InvalidInput(f"{where} is of type {type(method).__name__}; register a cards.Method")
-                registry[entry] = method._replace(make=_guarded(method.make, MADE[kind], f"{where}.make"))
+                make = _guarded(method.make, MADE[kind], f"{where}.make")
+                make.plugin = name
+                registry[entry] = method._replace(make=make)
+
+
+def owner(kind: str, method: Method | None, text: str) -> str:
+    """Whose a method is, as errors name it; "" where it is the library's own.
+
+    kind: the registry's name, such as ATTACKS. text: how the study writes the method.
+    """
+    if method is None or method.make.__module__.partition(".")[0] == "bdjax":
+        return ""
+    plugin = getattr(method.make, "plugin", "")
+    named = f"{kind.lower().removesuffix('s')} {text!r}"
+    return f"plugin {plugin!r}: {named}" if plugin else named
 
 
 def _guarded(make: Callable, kind: type, where: str) -> Callable:

@@ -27,7 +27,7 @@ def counts(
     for entry in study.ratios:
         head, equals, tail = str(entry).rpartition("=")
         if equals and head not in {*names, *names.values()}:
-            raise InvalidInput(f"ratio {entry!r}: the study has no attack {head!r}")
+            raise InvalidInput(f"ratio {entry!r}: the study has no attack {head!r}; it has {', '.join(names)}")
         try:
             value = float(tail)
         except ValueError:
@@ -46,7 +46,8 @@ def counts(
         if count > limit:
             largest = int(limit / size * 1e4) / 1e4
             raise InvalidInput(
-                f"{text} at ratio {ratio:g} poisons {count} rows; {limit} can be; the largest ratio is {largest:g}"
+                f"{text} at ratio {ratio:g} poisons {count} rows; {limit} can be; the largest ratio is {largest:g}, "
+                f"which among the ratios {name}={largest:g} gives to this attack alone"
             )
         if ratio > 0 and count == 0:
             raise InvalidInput(f"ratio {ratio:g} of {size} rows is none; the smallest ratio is {0.5 / size:.2g}")

@@ -3,24 +3,21 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from bdjax import attacks, audits, cards, defenses, detection, models, selections
 from bdjax.attacks.parts.pictures import identified
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Card, Spec
-from bdjax.cells import memory
-from bdjax.cells.functions import Cell, Scene, Shared, draw_suspects, scalars, steps, wrapped
+from bdjax.cells.functions import Scene, wrapped
 from bdjax.detection.parts.scoring import score_all
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
-from bdjax.keys import root
 from bdjax.study import Study, plugins, study, user_sets
-from bdjax.types import Attack, Audit, Detector, Net, Poison, Stage, Weights, real
+from bdjax.study.rehearsal import rehearse
+from bdjax.types import Attack, Audit, Detector, Net, Stage, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
@@ -146,7 +143,7 @@ def resolve(asked: Study) -> Work:
         },
     )
     _check_selection(work)
-    _rehearse(work)
+    rehearse(work)
     return work
 
 
@@ -192,7 +189,7 @@ def _parse(asked: Study) -> _Specs:
         attacks=all_of(named, attacks.ATTACKS, "attack"),
         selection=cards.lookup(asked.selection, selections.SELECTIONS, "selection"),
         defenses=all_of(asked.defenses, defenses.DEFENSES, "defense"),
-        recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense"),
+        recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense", "recipe"),
         audits=all_of(asked.audits, audits.AUDITS, "audit"),
         detectors={text: _lookup_detector(text) for text in asked.detectors},
     )
@@ -212,51 +209,12 @@ def _recipe(spec: Spec, dataset: datasets.Dataset) -> dict[str, Any]:
     return dataset.recipe | {name: values[name] for name in said}
 
 
-def _rehearse(work: Work) -> None:
-    """Trace how every defense and audit begins, computing nothing: what cannot be done on these data is refused now."""
-    victim = jax.eval_shape(work.net.init, root(0))
-    _check_memory(work.study, victim)
-    data, label = Shared(work.dataset.train, work.dataset.test), work.dataset.train.label
-    asked = [(method.stages, method, "") for method in work.defenses.values()]
-    asked += [(work.audit_of(text, None).stages, method, "") for text, method in work.audits.items()]
-    for method in work.detectors.values():
-        asked += [(method.judging(judges), method, judges) for judges in method.detector.on]
-    for stages, method, judges in asked:
-        scene = work.scene._replace(judges=judges)
-        cell = Cell(
-            seed=np.uint32(0),
-            count=np.int32(0),
-            attack={},
-            settings=scalars(method.spec.traced),
-            poison=Poison(np.zeros(label.shape, np.int8), label, {}),
-            order=np.arange(label.size, dtype=np.int32),
-            clean=np.zeros(work.scene.classes * work.scene.clean, np.int32),
-            valid=np.zeros(work.scene.classes * work.scene.valid, np.int32),
-            victim=victim,
-            clean_model=victim,
-            backdoored=victim,
-        )
-        if judges:
-            suspects, truth = jax.eval_shape(partial(draw_suspects, scene), cell, data)
-            cell = cell.replace(suspects=suspects, truth=truth)
-        if stages:
-            steps(scene, stages[0], method.needs, cell, data)
-
-
 def _check_selection(work: Work) -> None:
     """Rows are searched for only where an attack poisons rows before training and leaves it open which."""
     for text, (spec, attack) in work.attacks.items():
         if work.scene.select.search is not None and (attack.train or spec.name == SET.name):
             given = f"selection {work.selection.text} for {text}, which leaves no choice of rows before training"
             raise InvalidInput(f"{given}; it works for attacks that only poison data; give --selection random")
-
-
-def _check_memory(asked: Study, victim: Weights) -> None:
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(victim))
-    if held > memory.budget(asked.memory):
-        needed = (held + memory.resident() * (jax.default_backend() == "cpu")) // 10**6
-        given = f"{asked.model}: with its weights alone {needed} MB are held, more than the memory allowed"
-        raise InvalidInput(f"{given}; give more --memory or a narrower model")
 
 
 def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, barred: np.ndarray) -> Scene:

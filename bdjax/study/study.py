@@ -49,10 +49,24 @@ class Study:
     plugins: tuple[str, ...] = ()  # modules that register methods
 
     def __post_init__(self) -> None:
+        refuse_lone(self.seeds)
         for name in (*LISTS, "ratios", "seeds"):
             value = getattr(self, name)
             several = isinstance(value, Iterable) and not isinstance(value, str)
             object.__setattr__(self, name, tuple(value) if several else (value,))
+
+
+def refuse_lone(seeds: object) -> None:
+    """Refuse one number in the place of seeds, which some mean as how many; 0 can only be a seed.
+
+    Raises:
+        InvalidInput: says how to write either.
+    """
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool) and 0 < seeds < 2**31:
+        raise InvalidInput(
+            f"seeds {seeds}: one seed or how many? Give {seeds}:{seeds + 1} for seed number {seeds} and 0:{seeds} for "
+            f"{seeds} seeds; in Python seeds=({seeds},) and seeds=range({seeds})"
+        )
 
 
 def config(study: Study) -> str:

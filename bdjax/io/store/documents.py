@@ -137,6 +137,7 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
         found = json.loads(text)
         if not _is_whole(text):
             raise ValueError("its checksum is another")
+        del found["sha256"]
         check(found, expected)
     except (ValueError, RecursionError) as error:
         if not path.exists():  # another writer has removed it since
@@ -144,7 +145,6 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
         if isinstance(error, InvalidInput):
             raise
         raise _unusable(path, error) from None
-    del found["sha256"]
     return found
 
 

@@ -21,6 +21,7 @@ from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.checksums import checksum
 from bdjax.io.files import read_regular, write_atomically
 from bdjax.io.store import remote
+from bdjax.io.store.described import describe
 from bdjax.io.store.documents import read_plan, read_study
 from bdjax.io.store.store import address
 from bdjax.io.store.trees import check_arrays, load_named
@@ -216,6 +217,7 @@ def load(folder: str | Path) -> xr.Dataset:
         overlap (the share of the defender's clean rows whose copies are poisoned) and, if some attack has it, cross
         (cross accuracy); seconds; status int8 (0 ok, 1 diverged, -1 not run, -2 not asked for, as an attack at
         another's ratio); audits as <audit>_<figure>. Cells without results are NaN.
+        Variables and coordinates have attributes long_name and units; status has flag_values and flag_meanings.
         Where detectors were asked for, also dims detector (str) and on ("rows", "queries"): float64 fractions of dims
         (attack, ratio, seed, detector, on) as `metrics.detection.judge` gives them, `roc` with the further dim
         false_alarms, and detection_seconds.
@@ -233,11 +235,11 @@ def load(folder: str | Path) -> xr.Dataset:
         table.fill(cell, rows)
     found = table.dataset(index, folder)
     if not index["detections"]:
-        return found
+        return describe(found)
     asked = {one["address"] for one in index["detections"]}
     found.attrs |= {"detections": len(asked), "detections_finished": len(asked & rows["detect"].keys())}
     whole = {name for name, run in rows["run"].items() if run["status"] == OK}  # a diverged victim has no scores
-    return found.merge(_detections(index["detections"], axes, rows["detect"], whole))
+    return describe(found.merge(_detections(index["detections"], axes, rows["detect"], whole)))
 
 
 def _axes(cells: list[dict]) -> dict[str, list]:

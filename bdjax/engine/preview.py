@@ -1,0 +1,101 @@
+"""What a study comes to before it runs: what is there, what is missing, and about how long that will take."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdjax.cells import functions, lift, memory
+from bdjax.cells.functions import Cell, Shared, scalars
+from bdjax.engine import drivers
+from bdjax.engine.forecast import Left, Times, left
+from bdjax.errors import Damaged
+from bdjax.io.store import results
+from bdjax.io.store.documents import read_plan
+from bdjax.io.store.store import Store
+from bdjax.models.parts import convolution
+from bdjax.study import Study
+from bdjax.study.groups import Group, groups
+from bdjax.study.jobs import TRAINING, plan, share_of
+from bdjax.study.resolve import Work, resolve
+
+
+class Preview(NamedTuple):
+    """A study, or a share of one, as it stands."""
+
+    models: int
+    finished: int  # of them
+    driver: str
+    left: list[Left]  # what each group lacks, in the order in which groups are done
+    planned: int  # bytes that the largest group was compiled for; 0 where none was
+    allowed: int  # bytes
+
+
+def preview(study: Study, out: str | Path, share: tuple[int, int] = (1, 1)) -> Preview:
+    """Look at what a run would do; nothing is trained or written but for the user's cache.
+
+    Groups that have run on this machine take what they took; of others the rows of all steps are counted, and each
+    takes what a row of plain training takes, which is measured now where it never was.
+
+    Raises:
+        InvalidInput: as of `engine.run.run`.
+    """
+    work, store = resolve(study), Store.at(out)
+    store.refresh()
+    jobs = share_of(plan(work).jobs, *share)
+    grouped, found = groups(work, jobs), _found(store.folder)
+    held = read_plan(store.folder / "plan.json") or {}
+    shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+    driver, form = (held["driver"], held["convolution"]) if held else drivers.choose(work, shared)
+
+    def missing(group: Group) -> int:
+        kept = group.kind in TRAINING
+        return sum(job.address not in found or (kept and not store.has_model(job.address)) for job in group.jobs)
+
+    parts = left(grouped, missing, Times(driver))
+    if any(part.guessed and part.missing for part in parts):
+        with convolution.using(form):
+            row = drivers.seconds_of_a_row(work, shared, driver, form)
+        parts = [_counted(work, shared, part, row) for part in parts]
+    models = [group for group in grouped if group.kind in TRAINING]
+    total, absent = sum(len(group.jobs) for group in models), sum(map(missing, models))
+    planned = [held["groups"][group.key]["bytes"] for group in grouped if group.key in held.get("groups", {})]
+    allowed = memory.budget(study.memory, lift.devices(lift.mesh(driver, total)))
+    return Preview(total, total - absent, driver, parts, max(planned, default=0), allowed)
+
+
+def _found(folder: Path) -> set[str]:
+    """Addresses of all rows that can be read."""
+    found: set[str] = set()
+    for kind in results.KINDS:
+        for path in results.shards(folder, kind):
+            try:
+                found |= set(results.read_shard(path))
+            except Damaged:  # a run sets it aside and makes it again
+                continue
+    return found
+
+
+def _counted(work: Work, shared: Shared, part: Left, row: float) -> Left:
+    """A guess by the rows of all steps, each of which takes so many seconds; as it was where they cannot be counted."""
+    if not part.guessed or not part.missing:
+        return part
+    try:
+        return part._replace(cell=row * _rows(work, part.group, shared))
+    except (TypeError, ValueError, AttributeError, KeyError):  # it needs what only a run prepares
+        return part
+
+
+def _rows(work: Work, group: Group, shared: Shared) -> int:
+    """Rows that all steps of a cell of a group take."""
+    victim = jax.eval_shape(work.net.init, jax.random.key(0))
+    job, attack = group.jobs[0], {}
+    if group.jobs[0].attack is not None:
+        attack = scalars(work.attacks[job.attack][0].traced)
+    models = {"victim": victim, "clean_model": victim, "backdoored": victim}
+    cell = Cell(np.uint32(0), np.int32(job.count), attack, scalars(group.settings(job)), **models)
+    cell = jax.eval_shape(lambda cell, shared: functions.draw(group.scene, cell, shared)[0], cell, shared)
+    cell = cell.replace(left=functions.left_before(group.scene, cell))
+    return functions.rows(group.scene, group.stages, group.needs, cell, shared)

@@ -1,0 +1,157 @@
+"""Mistakes in methods that are not the library's: each is one line that names the method, the place and the cure."""
+
+import importlib
+import sys
+
+import pytest
+import tiny
+
+import bdjax
+from bdjax.errors import InvalidInput
+from bdjax.study.resolve import resolve
+
+CARD = "Card('NAME', 'Mine', 'nobody', 2026, 1, 'odd', needs=('clean', 'victim'), settings=SETTINGS{more})"
+DEFENSE = """
+import jax
+import jax.numpy as jnp
+
+from bdjax import train
+from bdjax.cards import Card, Method, Setting
+
+
+SETTINGS = {{"learning_rate": Setting(0.1, "constant")}}
+
+
+def make(net, shape, classes, **static):
+    def gradient(net, weights, image, rows, given):
+        logits = net.apply(weights, image, train=True)[0]
+        value = jnp.mean(logits)
+        {line}
+        return train.loss_gradient(net, weights, image, rows)
+
+    def finish(key, state, given):
+        {last}
+        return train.leave_weights(key, state, given)
+
+    def stage(gradient=gradient):
+        source = lambda given: given.{source}
+        return train.supervised(net, source, epochs=1, batch=8, gradient=gradient, leave=finish)
+
+    return {stages}
+
+
+REGISTRY['NAME'] = {entry}
+"""
+PLAIN = {
+    "line": "",
+    "last": "",
+    "source": "clean",
+    "stages": "(stage(),)",
+    "entry": f"Method({CARD}, make)",
+    "more": "",
+}
+LINE = 17
+"""Of `{line}` in the file."""
+
+SLIPS = {
+    "a field that is not needed": ({"source": "train"}, r"it reads given\.train, which .* add 'train' there"),
+    "one in a loss": ({"line": "given.valid.read(jnp.arange(2))"}, r"given\.valid, .* add 'valid' there"),
+    "one at the end": ({"last": "given.target(jnp.zeros(2, int))"}, r"given\.target, .* add 'target' there"),
+    "one by its length": ({"last": "len(given.test)"}, r"given\.test, .* add 'test' there"),
+    "a setting that is none": ({"line": "given.settings['rho']"}, rf"KeyError: 'rho' in plugin_\w+\.py, line {LINE}"),
+    "a name that is none": ({"line": "value = valeu"}, rf"NameError: .*'valeu'.* line {LINE}; mend it there"),
+    "shapes that do not fit": ({"line": "logits @ logits"}, rf"TypeError: .*dot_general.* line {LINE}"),
+    "a value where it is traced": ({"line": "float(value)"}, rf"ConcretizationTypeError: .* line {LINE}"),
+    "in a later stage": ({"stages": "(stage(), stage(1))"}, "TypeError: 'int' object is not callable"),
+    "a stage alone": ({"stages": "stage()"}, "make returned a"),
+    "no stage": ({"stages": "None"}, "make returned a NoneType; let it return a tuple of types.Stage"),
+    "a function": ({"entry": "make"}, "is of type function; register a cards.Method"),
+    "a card that needs what there is not": (
+        {"more": ", stage='training', needs_more=1"},
+        "unexpected keyword argument",
+    ),
+    "an unknown need": (
+        {"entry": f"Method({CARD.replace('victim', 'victims')}, make)"},
+        r"unknown needs \['victims'\]",
+    ),
+    "a stage of life that is none": ({"more": ", stage='after'"}, "stage 'after'; choose from pre-training"),
+}
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Writes a plugin of one method and gives its name; what it registers is removed after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    written = []
+
+    def write(text: str, registry: str) -> str:
+        name = f"plugin_{abs(hash(text))}"
+        written.append((getattr(bdjax, registry), name))
+        text = text.replace("NAME", name).replace("REGISTRY", registry)
+        (tmp_path / f"{name}.py").write_text(f"from bdjax import {registry}\n{text}")
+        importlib.invalidate_caches()
+        return name
+
+    yield write
+    for registry, name in written:
+        registry.pop(name, None)
+        sys.modules.pop(name, None)
+
+
+def defense(changes) -> str:
+    values = PLAIN | changes
+    return DEFENSE.format(**values | {"entry": values["entry"].replace("{more}", values["more"])})
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_in_a_defense_is_one_line(plugin, tmp_path, slip):
+    changes, wanted = SLIPS[slip]
+    name = plugin(defense(changes), "DEFENSES")
+    with pytest.raises(InvalidInput, match=wanted) as caught:
+        resolve(tiny.study(tmp_path, defenses=("none", name), plugins=(name,)))
+    assert str(caught.value).startswith(f"plugin {name!r}: ")
+
+
+def test_a_defense_without_a_slip_passes(plugin, tmp_path):
+    name = plugin(defense({}), "DEFENSES")
+    resolve(tiny.study(tmp_path, defenses=("none", name), plugins=(name,)))
+
+
+ATTACK = """
+import jax.numpy as jnp
+
+from bdjax.attacks.badnets import BADNETS
+from bdjax.cards import Card, Method
+
+
+def make(net, shape, classes, **static):
+    settings = {{name: about.default for name, about in BADNETS.card.settings.items() if not about.traced}}
+    plain = BADNETS.make(net, shape, classes, **settings)
+
+    def stamp(assets, trigger, image, row):
+        {line}
+
+    return plain._replace(stamp=stamp, query=stamp)
+
+
+REGISTRY['NAME'] = Method(Card('NAME', 'Mine', 'nobody', 2026, 1, 'odd', controls='data'), make)
+"""
+ATTACK_SLIPS = {
+    "return image * trigger['mask']": "KeyError: 'mask'",
+    "return imgae": "NameError: .*'imgae'.*; mend it there",
+    "return image[..., 0]": "mend it there",
+}
+
+
+@pytest.mark.parametrize("line", ATTACK_SLIPS)
+def test_a_slip_in_an_attack_is_one_line(plugin, tmp_path, line):
+    name = plugin(ATTACK.format(line=line), "ATTACKS")
+    with pytest.raises(InvalidInput, match=ATTACK_SLIPS[line]) as caught:
+        resolve(tiny.study(tmp_path, attacks=(name,), plugins=(name,)))
+    assert str(caught.value).startswith(f"plugin {name!r}: attack {name!r}")
+
+
+def test_an_attack_without_a_slip_passes(plugin, tmp_path):
+    name = plugin(ATTACK.format(line="return 1 - image"), "ATTACKS")
+    resolve(tiny.study(tmp_path, attacks=(name,), plugins=(name,)))
