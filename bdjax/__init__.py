@@ -4,6 +4,23 @@ Importing it sets no JAX option and needs only jax, flax, optax and numpy; what 
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors see; it is imported on first use
+    from bdjax.analysis import ANALYSES
+    from bdjax.attacks import ATTACKS
+    from bdjax.audits import AUDITS
+    from bdjax.defenses import DEFENSES
+    from bdjax.detection import DETECTORS
+    from bdjax.engine.run import run
+    from bdjax.errors import InvalidInput
+    from bdjax.io.datasets import DATASETS
+    from bdjax.io.store.pictures import load_suspects
+    from bdjax.io.store.results import load, load_curves, load_scores
+    from bdjax.metrics import evaluate
+    from bdjax.models import MODELS
+    from bdjax.selections import SELECTIONS
+    from bdjax.study import Study
 
 _WHERE = {
     "ANALYSES": "analysis",

@@ -88,6 +88,7 @@ def test_results_are_as_documented(kept, data):
     assert (found["asr"].sel(ratio=0.1, defense="none") > 0.9).all() and (found["asr"].sel(ratio=0.0) < 0.1).all()
     assert (found["der"].sel(defense="none") == 0.5).all() and (found["overlap"].sel(ratio=0.0) == 0).all()
     assert all(found[name].attrs["long_name"] for name in ("acc", "asr", "ra", "der", "seconds", "status", "attack"))
+    assert found["retuning_asr"].attrs["long_name"] == "asr, by the audit retuning"
     assert (found["asr"].attrs["units"], found["seconds"].attrs["units"]) == ("1", "s")
     codes = dict(zip(found["status"].attrs["flag_meanings"].split(), found["status"].attrs["flag_values"], strict=True))
     assert codes == {"ok": 0, "diverged": 1, "not_run": -1, "not_asked_for": -2}

@@ -1,5 +1,7 @@
 """What the variables and coordinates of results mean, as attributes that xarray shows, prints on axes, and keeps."""
 
+from collections.abc import Iterable
+
 import xarray as xr
 
 FRACTION, SECONDS = "1", "s"
@@ -39,9 +41,16 @@ STATUS = {0: "ok", 1: "diverged", -1: "not_run", -2: "not_asked_for"}
 """What the codes of `status` mean."""
 
 
-def describe(found: xr.Dataset) -> xr.Dataset:
-    """The same results with long_name and units on what is known; status also with flag_values and flag_meanings."""
+def describe(found: xr.Dataset, audits: Iterable[str]) -> xr.Dataset:
+    """The same results with long_name and units on what is known; status also with flag_values and flag_meanings.
+
+    audits: what the variables of audits begin with, before an underscore.
+    """
     for name, variable in found.variables.items():
+        for audit in audits:
+            if str(name).startswith(f"{audit}_"):
+                figure = str(name).removeprefix(f"{audit}_").replace("_", " ")
+                variable.attrs["long_name"] = f"{figure}, by the audit {audit}"
         if name in ABOUT:
             text, units = ABOUT[name]
             variable.attrs |= {"long_name": text} | ({"units": units} if units else {})

@@ -235,11 +235,12 @@ def load(folder: str | Path) -> xr.Dataset:
         table.fill(cell, rows)
     found = table.dataset(index, folder)
     if not index["detections"]:
-        return describe(found)
+        return describe(found, table.prefixes.values())
     asked = {one["address"] for one in index["detections"]}
     found.attrs |= {"detections": len(asked), "detections_finished": len(asked & rows["detect"].keys())}
     whole = {name for name, run in rows["run"].items() if run["status"] == OK}  # a diverged victim has no scores
-    return describe(found.merge(_detections(index["detections"], axes, rows["detect"], whole)))
+    found = found.merge(_detections(index["detections"], axes, rows["detect"], whole))
+    return describe(found, table.prefixes.values())
 
 
 def _axes(cells: list[dict]) -> dict[str, list]:
