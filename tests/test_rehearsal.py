@@ -155,3 +155,73 @@ def test_a_slip_in_an_attack_is_one_line(plugin, tmp_path, line):
 def test_an_attack_without_a_slip_passes(plugin, tmp_path):
     name = plugin(ATTACK.format(line="return 1 - image"), "ATTACKS")
     resolve(tiny.study(tmp_path, attacks=(name,), plugins=(name,)))
+
+
+DETECTOR = """
+import jax
+import jax.numpy as jnp
+
+from bdjax.cards import Card, Method
+from bdjax.types import Audit, Detector
+
+
+def make(net, shape, classes, **static):
+    def fit(key, net, trained, given):
+        {fit}
+        return {{}}
+
+    def score(key, net, trained, found, rows, given):
+        {line}
+        return jnp.zeros(rows.label.shape)
+
+    def measure(key, net, trained, given):
+        {line}
+        return {{"size": jnp.zeros(())}}
+
+    return {made}
+
+
+REGISTRY['NAME'] = Method(Card('NAME', 'Mine', 'nobody', 2026, 1, 'odd', needs=({needs})), make)
+"""
+OWN = {"fit": "", "line": "", "made": 'Detector(("rows",), score, fit)', "needs": "'suspects', 'victim'"}
+DETECTOR_SLIPS = {
+    "a field that is not needed": ({"line": "given.clean.size"}, r"given\.clean, .* add 'clean' there"),
+    "one in its fit": ({"fit": "given.test.size"}, r"given\.test, .* add 'test' there"),
+    "a score of another shape": ({"line": "return jnp.zeros((3, 2))"}, "mend it there"),
+    "a score that is none": ({"line": "return None"}, "AttributeError: 'NoneType' object has no attribute 'astype'"),
+    "what it has not fitted": ({"line": "return found['mean']"}, r"KeyError: 'mean' in plugin_\w+\.py, line 16"),
+    "an if on an array": ({"line": "if rows.label[0] > 1: pass"}, "TracerBoolConversionError: .*line 16"),
+    "numpy on a traced array": ({"line": "__import__('numpy').asarray(rows.image)"}, "TracerArrayConversionError"),
+    "an audit in its place": ({"made": "Audit((), measure)"}, "returned a Audit; let it return a types.Detector"),
+}
+AUDIT = {"made": "Audit((), measure)", "needs": "'victim',"}
+AUDIT_SLIPS = {
+    "a field that is not needed": ({"line": "given.queries.size"}, r"given\.queries, .* add 'queries' there"),
+    "a name that is none": ({"line": "trained.weight"}, "AttributeError: .*'weight'.* line 20"),
+    "shapes that do not fit": ({"line": "jnp.ones(2) + jnp.ones(3)"}, "TypeError: .*incompatible shapes.* line 20"),
+    "stages that are none": ({"made": "Audit((1,), measure)"}, "AttributeError: 'int' object has no attribute"),
+}
+
+
+@pytest.mark.parametrize("slip", DETECTOR_SLIPS)
+def test_a_slip_in_a_detector_is_one_line(plugin, tmp_path, slip):
+    changes, wanted = DETECTOR_SLIPS[slip]
+    name = plugin(DETECTOR.format(**OWN | changes), "DETECTORS")
+    with pytest.raises(InvalidInput, match=wanted) as caught:
+        resolve(tiny.study(tmp_path, detectors=(name,), plugins=(name,)))
+    assert str(caught.value).startswith(f"plugin {name!r}: ")
+
+
+@pytest.mark.parametrize("slip", AUDIT_SLIPS)
+def test_a_slip_in_an_audit_is_one_line(plugin, tmp_path, slip):
+    changes, wanted = AUDIT_SLIPS[slip]
+    name = plugin(DETECTOR.format(**OWN | AUDIT | changes), "AUDITS")
+    with pytest.raises(InvalidInput, match=wanted) as caught:
+        resolve(tiny.study(tmp_path, audits=(name,), plugins=(name,)))
+    assert str(caught.value).startswith(f"plugin {name!r}: ")
+
+
+def test_a_detector_and_an_audit_without_a_slip_pass(plugin, tmp_path):
+    detector = plugin(DETECTOR.format(**OWN), "DETECTORS")
+    audit = plugin(DETECTOR.format(**OWN | AUDIT), "AUDITS")
+    resolve(tiny.study(tmp_path, detectors=(detector,), audits=(audit,), plugins=(detector, audit)))

@@ -116,7 +116,7 @@ def _trace_attack(work, attack, settings, victim: Weights, data: Shared) -> None
 
 def _mistake(error: Exception) -> str:
     """What went wrong, in which line of the file that is not the library's or JAX's."""
-    text = " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split()).partition(" The error occurred while tracing")[0][:200]  # JAX says more
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_foreign(frame.filename)]
     at = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {text}{at}"
