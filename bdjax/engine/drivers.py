@@ -6,6 +6,7 @@ have their own entry in the user's cache.
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,14 +50,18 @@ def candidates() -> tuple[tuple[str, str], ...]:
     return ("vmap", "grouped"), ("vmap", "patches"), ("vmap", "mapped"), ("map", "grouped")
 
 
-def choose(work: Work, shared: Shared) -> tuple[str, str]:
+def choose(work: Work, shared: Shared, heed: Callable[[], None] = lambda: None) -> tuple[str, str]:
     """The study's driver and form of convolution.
 
     Under `auto` that is the `best` of `candidates`; a driver that is asked for has the usual form.
+
+    Args:
+        work, shared: of the study.
+        heed: called before every candidate is measured; raises where the study was told to stop.
     """
     if work.study.driver != "auto":
         return work.study.driver, convolution.usual()
-    seconds = measured(work, shared)
+    seconds = measured(work, shared, heed)
     return tuple(best(seconds).split()) if seconds else candidates()[0]
 
 
@@ -88,7 +93,7 @@ def _what(work: Work) -> dict[str, Any]:
     }
 
 
-def measured(work: Work, shared: Shared) -> dict[str, float]:
+def measured(work: Work, shared: Shared, heed: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Seconds a step a cell by "driver form", for every candidate, from memory where it was measured before.
 
     What does not fit the memory that the study may take is left out.
@@ -97,7 +102,10 @@ def measured(work: Work, shared: Shared) -> dict[str, float]:
     name = address(what)
     if name in known and known[name]["seconds"].keys() <= {" ".join(one) for one in candidates()}:
         return known[name]["seconds"]
-    found = {f"{how} {form}": _seconds(work, shared, how, form) for how, form in candidates()}
+    found = {}
+    for how, form in candidates():
+        heed()
+        found[f"{how} {form}"] = _seconds(work, shared, how, form)
     if all(found.values()):
         known[name] = what | {"seconds": found}
         write_json(home() / REMEMBERED, known)

@@ -136,7 +136,7 @@ class _Runner:
         if held:
             return held
         self.context.progress.stage("choosing a driver", 0)
-        driver, form = drivers.choose(self.context.work, self.context.shared)
+        driver, form = drivers.choose(self.context.work, self.context.shared, self._heed)
         return {"driver": driver, "convolution": form, "threads": lift.threads(), "groups": {}, "held": {}}
 
     def _compare_threads(self, first: int, now: int) -> None:
