@@ -24,6 +24,7 @@ from experiments.superficial_safety import MAIN, table
 CHANGED = {
     "ims": "initial_rounds=40,rounds=60",
     "moth": "epochs=100,learning_rate=0.01,portion=0.5,warmup_steps=100,pair_steps=50,short_steps=20",
+    "refine": "width=8",
     "dbd": "contrastive_epochs=100,epochs=20,steps=100,ramp=20",
     "asd": "steps=100",
     "d_st": "contrastive_epochs=100",
@@ -33,11 +34,11 @@ CHANGED = {
 PARTS = {
     "post": (
         *("rnp", "nc", "bnp", "ep", "super_ft", "d3", "nft"),
-        *("unit", "mm_bm", "awm", "mcr", "ims", "moth", "tsc"),
+        *("unit", "mm_bm", "awm", "mcr", "ims", "moth", "tsc", "refine"),
     ),
     "cleansing": ("ac", "spectral", "scan", "spectre", "abl", "pdb"),
     "training": ("dbd", "d_st", "d_br", "nab", "asd", "cbd"),
-    "strongest": (),
+    "strongest": ("tsc", "awm", "super_ft", "d3", "nft", "unit"),
 }
 """Defenses by what they are run against."""
 
