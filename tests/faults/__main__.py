@@ -26,8 +26,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bdjax-faults-") as folder:
         tally = common.Tally(print)
         block = importlib.import_module(f"faults.{asked.block}")
-        block.run(tally, common.Alone(Path(folder)), asked.tries or block.TRIES, asked.seed)
-    print(tally.table())
+        try:
+            block.run(tally, common.Alone(Path(folder)), asked.tries or block.TRIES, asked.seed)
+        finally:  # what was counted before Ctrl-C, too
+            print(tally.table())
     return 0 if tally.passed == tally.tried else 1
 
 
