@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import common
 
-BLOCKS = ("files", "operations", "kills", "signals", "writers", "shares", "disks")
+BLOCKS = ("commands", "data", "weights", "files", "operations", "kills", "signals", "writers", "shares", "disks")
 
 
 def main() -> int:

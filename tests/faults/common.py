@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,9 @@ STUDY = {
     "keep_scores": True,
 }
 """With a user's poisoned set as the attack, so that there are assets, it has every kind of file that bdjax keeps."""
+
+ANSWERED = 60.0
+"""Seconds within which a command or a reader must answer."""
 
 
 def prepare() -> None:
@@ -205,6 +210,41 @@ def wait_for(process: subprocess.Popen, wanted: Callable[[], Any], seconds: floa
         assert time.monotonic() < until, "it never came so far"
         time.sleep(0.002)
     return True
+
+
+class Hung(BaseException):
+    """No answer within `ANSWERED` seconds; not an `Exception`, or a reader of damaged files would take it for one."""
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """End what takes longer, such as reading from a pipe that nobody writes to, in the main thread."""
+
+    def end(*_):
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except Hung:
+        raise AssertionError(f"no answer in {seconds:g} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answer(arguments: list[str], folder: Path) -> tuple[int, str, str]:
+    """What the command answers in this process, run in a folder: its status and what is on stdout and stderr."""
+    from bdjax import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), within(ANSWERED), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:  # by tyro
+            status = ended.code
+    return status, out.getvalue(), err.getvalue()
 
 
 def line(err: str) -> str:
