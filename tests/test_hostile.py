@@ -126,8 +126,17 @@ def test_claims_and_locks_do_not_follow_links(tmp_path):
     assert mine.read_text() == "precious"
 
 
-def test_a_plugin_that_registers_something_else_is_named(refused, tmp_path):
-    (tmp_path / "wrong_plugin.py").write_text("import bdjax\nbdjax.DEFENSES['odd'] = lambda: None\n")
-    line = refused("list", "defenses", "--plugin", "wrong_plugin")
-    assert "plugin 'wrong_plugin': DEFENSES['odd'] is of type function; register a cards.Method" in line
+ODD = {
+    "lambda: None": "is of type function",
+    "bdjax.cards.Method(None, None)": "has a card of type NoneType",
+    "bdjax.DEFENSES['ft']._replace(make=5)": "has a make of type int",
+}
+
+
+@pytest.mark.parametrize("entry", ODD)
+def test_a_plugin_that_registers_something_else_is_named(refused, tmp_path, entry):
+    name = f"wrong_plugin_{list(ODD).index(entry)}"
+    (tmp_path / f"{name}.py").write_text(f"import bdjax\nimport bdjax.cards\nbdjax.DEFENSES['odd'] = {entry}\n")
+    line = refused("list", "defenses", "--plugin", name)
+    assert f"plugin '{name}': DEFENSES['odd'] {ODD[entry]}; register a cards.Method" in line
     assert "odd" not in DEFENSES and all(isinstance(one.card, Card) for one in DEFENSES.values())

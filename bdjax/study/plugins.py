@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bdjax import attacks, audits, defenses, detection, models, selections
-from bdjax.cards import Method
+from bdjax.cards import Card, Method
 from bdjax.errors import InvalidInput
 from bdjax.types import Attack, Audit, Detector, Net, Selection, Stage
 
@@ -44,9 +44,10 @@ def load(names: Iterable[str]) -> None:
             new = {entry: method for entry, method in registry.items() if before[kind].get(entry) is not method}
             for entry, method in new.items():
                 where = f"plugin {name!r}: {kind}[{entry!r}]"
-                if not isinstance(method, Method):
+                wrong = _wrong(method)
+                if wrong:
                     del registry[entry]
-                    raise InvalidInput(f"{where} is of type {type(method).__name__}; register a cards.Method")
+                    raise InvalidInput(f"{where} {wrong}; register a cards.Method")
                 make = _guarded(method.make, MADE[kind], f"{where}.make")
                 make.plugin = name
                 registry[entry] = method._replace(make=make)
@@ -62,6 +63,15 @@ def owner(kind: str, method: Method | None, text: str) -> str:
     plugin = getattr(method.make, "plugin", "")
     named = f"{kind.lower().removesuffix('s')} {text!r}"
     return f"plugin {plugin!r}: {named}" if plugin else named
+
+
+def _wrong(method: Any) -> str:
+    """What is wrong with a registry's new entry, if anything."""
+    if not isinstance(method, Method):
+        return f"is of type {type(method).__name__}"
+    if not isinstance(method.card, Card):
+        return f"has a card of type {type(method.card).__name__}"
+    return "" if callable(method.make) else f"has a make of type {type(method.make).__name__}"
 
 
 def _guarded(make: Callable, kind: type, where: str) -> Callable:
