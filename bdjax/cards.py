@@ -63,10 +63,10 @@ class Setting:
         if kind in (int, float):
             low = -float("inf") if self.low is None else self.low
             high = float("inf") if self.high is None else self.high
+            if kind is int and abs(parsed) > LARGEST:  # and it may be too large for a float
+                raise InvalidInput(f"{where}={value}: {self._expected()}, at most {LARGEST}")
             if not (math.isfinite(parsed) and low <= parsed <= high):
                 raise InvalidInput(f"{where}={value}: {self._expected()}")
-            if kind is int and abs(parsed) > LARGEST:
-                raise InvalidInput(f"{where}={value}: {self._expected()}, at most {LARGEST}")
         if self.choices and parsed not in self.choices:
             raise InvalidInput(f"{where}={value}: {self._expected()}")
         return parsed

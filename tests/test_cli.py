@@ -97,6 +97,7 @@ BAD = {
     "selection nope": "no selection 'nope'",
     "model small_cnn:width=0": "small_cnn:width=0: give a whole number at least 1",
     "model small_cnn:width=1000000": "with its weights alone",
+    f"recipe epochs={'9' * 400}": "9: give a whole number at least 1, at most 2147483647",
     "recipe batch=0": "batch=0: give a whole number at least 1",
     "recipe epochs=-1": "epochs=-1: give a whole number at least 1",
     "recipe learning_rate=nan": "learning_rate=nan: give a number at least 0",
@@ -209,7 +210,10 @@ def test_report_of_what_is_no_study_is_refused(refused, tmp_path, path):
 
 @pytest.mark.parametrize(
     "options",
-    ["--drivers nope", "--cells 0", "--cells", "--steps 0", "--rounds -1", "--models nope", "--convolutions nope"],
+    [
+        *("--drivers nope", "--cells 0", "--cells", "--steps 0", "--rounds -1", "--models nope", "--convolutions nope"),
+        *("--cells 1000000000", "--cells 1000000000000", "--steps 1000000000000"),
+    ],
 )
 def test_bad_bench_is_refused(refused, options):
     refused("bench", *options.split())

@@ -14,6 +14,8 @@ from bdjax.bench import ceiling
 from bdjax.cells import memory
 from bdjax.cells.functions import Shared
 from bdjax.engine import drivers
+from bdjax.errors import InvalidInput
+from bdjax.keys import root
 from bdjax.models.parts import convolution
 from bdjax.study import Study
 from bdjax.study.resolve import Work, resolve
@@ -65,6 +67,7 @@ def measure(
     rows, needs, head = [], [], {}
     for model in models:
         work = resolve(Study(dataset=dataset, model=model, recipe=recipe))
+        _check_memory(work, max(cells))
         head = head or _head(work)
         sides = [(driver, form) for driver in how for form in forms or (convolution.usual(),)]
         cases = [_ours(work, *side, count) for side in sides for count in cells]
@@ -74,6 +77,14 @@ def measure(
         rows += _rows(cases, sum(kernel.operations for kernel in asked), peak, steps, rounds)
         needs.append(_needs(work, asked, ceiling.H200))
     return head | {"steps": steps, "rounds": rounds, "rows": rows, "needs": needs}
+
+
+def _check_memory(work: Work, cells: int) -> None:
+    weights = jax.eval_shape(work.net.init, root(0))
+    held = cells * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    if held > memory.budget():
+        given = f"{cells} cells of {work.model.text} hold {held // 10**6} MB with their weights alone"
+        raise InvalidInput(f"{given}, more than there is; give fewer --cells")
 
 
 def _head(work: Work) -> dict[str, Any]:

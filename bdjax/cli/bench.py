@@ -51,6 +51,7 @@ class Bench:
             _write(self.out, found)
 
     def _check(self) -> None:
+        from bdjax.cards import LARGEST
         from bdjax.cells.lift import DRIVERS
         from bdjax.models.parts.convolution import FORMS
 
@@ -64,8 +65,8 @@ class Bench:
             if form not in FORMS:
                 raise InvalidInput(f"convolution {form!r}; choose from {', '.join(FORMS)}")
         for name, value in (("steps", self.steps), ("rounds", self.rounds), *(("cells", n) for n in self.cells)):
-            if value < 1:
-                raise InvalidInput(f"{name} {value}; give at least 1")
+            if not 1 <= value <= LARGEST:
+                raise InvalidInput(f"{name} {value}; give at least 1 and at most {LARGEST}")
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
