@@ -128,6 +128,7 @@ def test_claims_and_locks_do_not_follow_links(tmp_path):
 
 ODD = {
     "lambda: None": "is of type function",
+    "None": "is of type NoneType",
     "bdjax.cards.Method(None, None)": "has a card of type NoneType",
     "bdjax.DEFENSES['ft']._replace(make=5)": "has a make of type int",
 }

@@ -41,8 +41,9 @@ def load(names: Iterable[str]) -> None:
                 f"plugin {name!r}: {type(error).__name__}: {error}; give a module that can be imported"
             ) from error
         for kind, registry in _registries().items():
-            new = {entry: method for entry, method in registry.items() if before[kind].get(entry) is not method}
-            for entry, method in new.items():
+            for entry, method in list(registry.items()):
+                if entry in before[kind] and before[kind][entry] is method:
+                    continue
                 where = f"plugin {name!r}: {kind}[{entry!r}]"
                 wrong = _wrong(method)
                 if wrong:
