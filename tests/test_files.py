@@ -130,6 +130,12 @@ def test_damaged_trees(tmp_path):
         load_tree(tmp_path / "b.safetensors")
 
 
+def test_a_pipe_in_the_place_of_a_tree_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(InvalidInput, match="no regular file"):
+        load_tree(tmp_path / "a.safetensors")
+
+
 def test_layouts_that_lie(tmp_path):
     from safetensors.numpy import save_file
 

@@ -75,6 +75,8 @@ def load_tree(path: Path, foreign: bool = True) -> tuple[dict[str, PyTree], dict
     """
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would hold up safetensors for ever
+        raise Damaged(f"{str(path)!r}: no regular file; remove it and make it again")
     try:
         # Not mapped into memory, where an I/O error would kill the process.
         with safe_open(path, framework="numpy", backend="pread") as file:
