@@ -74,3 +74,11 @@ def test_wrong_shape_is_named():
     state["linear.weight"] = state["linear.weight"].T
     with pytest.raises(InvalidInput, match=r"'linear\.weight' has shape \(32, 10\); the network's is \(10, 32\)"):
         from_torch(state, network("preact_resnet18"))
+
+
+@pytest.mark.parametrize("kind", [complex, bool, np.int64, str])
+def test_what_is_no_number_with_a_fraction_is_named(kind):
+    state, _ = stored("resnet18")
+    state["linear.bias"] = state["linear.bias"].astype(kind)
+    with pytest.raises(InvalidInput, match=r"'linear\.bias' is .*; give floating-point weights"):
+        from_torch(state, network("resnet18"))

@@ -192,6 +192,33 @@ def test_torch_files(tmp_path):
             load_state_dict(path)
 
 
+def test_torch_files_with_a_damage_that_torch_does_not_see(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a.pt"
+    torch.save({"fc.weight": torch.arange(100.0)}, path)
+    whole = path.read_bytes()
+    at = whole.index(np.arange(1.0, 100, dtype=np.float32).tobytes())
+    path.write_bytes(whole[:at] + b"1" + whole[at + 1 :])
+    assert not torch.equal(torch.load(path, weights_only=True)["fc.weight"], torch.arange(100.0))
+    with pytest.raises(InvalidInput, match=r"read safely \(BadZipFile\)"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize("kind", ["complex32", "complex64", "float8_e5m2", "meta", "conjugate", "two names"])
+def test_tensors_that_are_no_weights(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    value = torch.ones(2)
+    if kind == "meta":
+        value = value.to("meta")
+    elif kind == "conjugate":
+        value = value.to(torch.complex64).conj()
+    elif kind != "two names":
+        value = value.to(getattr(torch, kind))
+    torch.save({"a": value, "module.a": value} if kind == "two names" else {"a": value}, tmp_path / "a.pt")
+    with pytest.raises(InvalidInput, match=r"state.?dict"):
+        load_state_dict(tmp_path / "a.pt")
+
+
 def test_a_write_that_fails_says_where(tmp_path):
     def write(_temporary):
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # as `write` raises it

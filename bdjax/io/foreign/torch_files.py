@@ -1,6 +1,7 @@
 """Weights out of PyTorch files, as numpy arrays. The only module that imports torch, and only to read."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,8 @@ WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     """The state dict in a PyTorch file, or under one of WRAPPERS in it, without DataParallel's prefix `module.`.
 
-    The file is not trusted: only tensors, plain Python values and numpy arrays are unpickled.
+    The file is not trusted: only tensors, plain Python values and numpy arrays are unpickled. Archives, which torch
+    writes since version 1.6, have checksums; older files have none.
 
     Raises:
         InvalidInput: torch is not installed, no such file, it is damaged, needs other code to be read, or holds no
@@ -31,6 +33,7 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise InvalidInput(f"{where}: no such file; give the path of a PyTorch file")
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals(_safe()):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can raise almost anything
@@ -45,7 +48,18 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
             break
     if not isinstance(found, Mapping) or not found or not all(map(_plain, found.values())):
         raise InvalidInput(f"{where}: holds no state dict; save one with torch.save(model.state_dict(), PATH)")
-    return {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
+    arrays = {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
+    if len(arrays) < len(found):
+        raise InvalidInput(f"{where}: has names with and without module. before them; save the state_dict() of one")
+    return arrays
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums of an archive's members: torch itself reads them as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
 
 
 def _safe() -> list:
@@ -61,7 +75,10 @@ def _plain(value) -> bool:
     """Whether it is a tensor that numpy can hold."""
     import torch
 
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool)
+    kinds += (torch.int8, torch.int16, torch.int32, torch.int64)
+    whole = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+    return whole and value.dtype in kinds
 
 
 def _array(tensor) -> np.ndarray:

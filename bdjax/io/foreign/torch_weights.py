@@ -28,7 +28,8 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
     """The weights of `net` from a PyTorch state_dict whose tensors were turned into numpy arrays.
 
     Raises:
-        InvalidInput: a tensor that the network needs is missing or of another shape, or one is not the network's.
+        InvalidInput: a tensor that the network needs is missing, of another shape or not of floating-point numbers, or
+            one is not the network's.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     wanted = jax.eval_shape(net.init, jax.random.key(0))
@@ -47,6 +48,8 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
             raise InvalidInput(
                 f"{name!r} has shape {value.shape}; the network's is {shape}; make the network with the same settings"
             )
+        if not np.issubdtype(value.dtype, np.floating):
+            raise InvalidInput(f"{name!r} is {value.dtype}; give floating-point weights")
         return jnp.asarray(value.transpose(axes), real())
 
     weights = jax.tree_util.tree_map_with_path(take, wanted)
