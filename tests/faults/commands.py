@@ -43,7 +43,7 @@ def run(tally, alone, tries: int, seed: int) -> None:
     for option, name, text in some(lines.settings()):
         _refused(tally, alone, "settings of every method", [*asked, f"--{option}", text], name)
     for name, value in some(lines.FIELDS):
-        _toml(tally, alone, f"{name} = {value}", name)
+        _toml(tally, alone, f"{name} = {value}", name.removesuffix("s"))
     for text in some(lines.BROKEN):
         _toml(tally, alone, text, "study.toml: ")
     for number in range(min(tries, DAMAGED)):

@@ -81,10 +81,11 @@ def _read(tally, alone, kind: str, path: Path, read, harmed: bytes, how: str) ->
         except InvalidInput as error:
             assert "\n" not in str(error)
         else:
-            _same(found, read(path))
+            same(found, read(path))
 
 
-def _same(found, expected) -> None:
+def same(found, expected) -> None:
+    """Two trees of arrays are equal, bit for bit."""
     import jax
     import numpy as np
 
