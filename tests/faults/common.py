@@ -50,15 +50,15 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
-def study(data: Path):
-    """The study on data in that folder, which are written where they are missing."""
+def study(data: Path, **changes: Any):
+    """The study, with some fields changed, on data in that folder, which are written where they are missing."""
     import numpy as np
     import tiny
 
     path = data / "set.npz"
     if not path.exists():
         np.savez(path, **tiny.poisoned_arrays())
-    return tiny.study(data, attacks=(f"set:{path}",), **STUDY)
+    return tiny.study(data, attacks=(f"set:{path}",), **STUDY | changes)
 
 
 def run(data: Path, out: Path, **options: Any):
@@ -76,7 +76,8 @@ def run(data: Path, out: Path, **options: Any):
     programs.LARGEST = options.get("cells", 2)
     store.HEARTBEAT, store.SILENCE = options.get("heartbeat", 0.5), options.get("silence", 6.0)
     engine.POLL_SECONDS = 0.2
-    return bdjax.run(study(data), out, options.get("progress"), tuple(options.get("share", (1, 1))))
+    asked = study(data, **options.get("study", {}))
+    return bdjax.run(asked, out, options.get("progress"), tuple(options.get("share", (1, 1))))
 
 
 @functools.cache
@@ -98,14 +99,15 @@ def remembered(compile_group: Callable) -> Callable:
 
 
 class Alone:
-    """The folder of a run that nobody disturbed."""
+    """The folder of a run that nobody disturbed, of the study with some fields changed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **changes: Any):
         self.home = folder
         self.data = folder / "data"
-        self.data.mkdir()
+        self.data.mkdir(parents=True)
         self.out = folder / "alone"
-        run(self.data, self.out)
+        self.changes = changes
+        self.run(self.out)
         self.expected = contents(self.out)
         self._count = 0
 
@@ -114,9 +116,13 @@ class Alone:
         self._count += 1
         return self.home / f"out{self._count}"
 
+    def run(self, out: Path, **options: Any):
+        """Run the study in another folder."""
+        return run(self.data, out, study=self.changes, **options)
+
     def finishes(self, out: Path) -> None:
         """Run what is missing in a folder and compare everything in it."""
-        run(self.data, out)
+        self.run(out)
         self.check(out)
 
     def check(self, out: Path) -> None:
@@ -190,7 +196,7 @@ class Tally:
 @contextlib.contextmanager
 def child(alone: Alone, out: Path, **options: Any) -> Iterator[subprocess.Popen]:
     """A process that runs the study; see `child.py` for the options."""
-    asked = {"data": str(alone.data), "out": str(out)} | options
+    asked = {"data": str(alone.data), "out": str(out), "study": alone.changes} | options
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     command = [sys.executable, "-m", "faults.child", json.dumps(asked)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -42,7 +42,7 @@ def run(tally, alone, tries: int, seed: int) -> None:
                 break
             folder = alone.home / f"out{alone._count}"
             (_command if number % 6 == 5 else _engine)(tally, alone, folder / "out", size)
-    for _ in range(max(1, tries // 6)):
+    for _ in range(max(1, tries // 3)):
         _limited(tally, alone, draw.randrange(500, 60_000))
 
 
@@ -57,7 +57,7 @@ def _finish(alone, out: Path) -> None:
 def _engine(tally, alone, out: Path, size: int) -> None:
     with tally.trial("full disk, then a run that finishes on a larger one", f"{size} bytes"):
         try:
-            common.run(alone.data, out)
+            alone.run(out)
         except OSError as error:
             assert error.errno == errno.ENOSPC, error
         _finish(alone, out)

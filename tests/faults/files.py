@@ -104,7 +104,7 @@ def _run(tally, alone, kind: str, path: Path, harmed: bytes, how: str) -> None:
             shard.unlink()
     with tally.trial(kind, f"{path.name} {how}", out):
         try:
-            common.run(alone.data, out)
+            alone.run(out)
         except InvalidInput as error:
             assert "\n" not in str(error) and path.suffix == ".json"
             return

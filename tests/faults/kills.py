@@ -6,7 +6,7 @@ import time
 
 from faults import common
 
-TRIES = 20
+TRIES = 40
 
 
 def run(tally, alone, tries: int, seed: int) -> None:
@@ -21,7 +21,8 @@ def run(tally, alone, tries: int, seed: int) -> None:
     length = time.monotonic() - begun
     for _ in range(tries):
         out, moments = alone.fresh(), [draw.uniform(ready, length) for _ in range(2)]
-        with tally.trial("SIGKILL at a random moment, twice, then a run that finishes", moments, out):
+        what = " and ".join(f"{moment:.2f} s" for moment in moments)
+        with tally.trial("SIGKILL at a random moment, twice, then a run that finishes", what, out):
             for moment in moments:
                 with common.child(alone, out) as process:
                     time.sleep(moment)

@@ -77,7 +77,7 @@ def run(tally, alone, tries: int, _seed: int) -> None:
     """Errors, copies and kills, each followed by a run that finishes."""
     hook, out = Operations(), alone.fresh()
     hook.watch(out)
-    common.run(alone.data, out)
+    alone.run(out)
     names = hook.names
     shutil.rmtree(out)
     tally.tell(f"{len(names)} operations change the folder")
@@ -102,7 +102,7 @@ def _fail(tally, alone, hook: Operations, at: int, name: str) -> None:
     with tally.trial("I/O error at an operation, then a run that finishes", name, out):
         hook.watch(out, before)
         try:
-            common.run(alone.data, out)
+            alone.run(out)
         except (OSError, InvalidInput) as error:
             assert not isinstance(error, OSError) or (error.errno == errno.EIO and error.filename), error
         finally:
@@ -126,7 +126,7 @@ def _copies(tally, alone, hook: Operations, torn: bool, chosen: list[int]) -> No
         copies[number] = hook.names[-1], copy
 
     hook.watch(out, before)
-    common.run(alone.data, out)
+    alone.run(out)
     hook.watch(None)
     kind = "with half of a file written before its rename" if torn else "before an operation"
     for name, copy in copies.values():

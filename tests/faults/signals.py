@@ -1,43 +1,62 @@
-"""SIGINT and SIGTERM at moments drawn at random: before the folder is entered, while programs compile, while it runs.
+"""SIGINT and SIGTERM at moments drawn at random: before the folder is entered, over a finished study, while it trains.
 
-The command ends with 128 + the signal's number and one line, within ten seconds outside a single compilation, or is
-done already; and a run that follows finishes.
+The command ends with 128 + the signal's number and one line, within ten seconds outside a single compilation, or was
+done already when the signal came; and a run that follows finishes.
 """
 
 import random
+import shutil
 import signal
 import time
+from pathlib import Path
 
 from faults import common
 
-TRIES = 20
+TRIES = 58  # where nothing trains; a third as many at any moment
 ANSWERED = 10.0
+LATE = 0.5
+"""Seconds after which a signal counts as lost if the command then ends as if none had come."""
 
 
 def run(tally, alone, tries: int, seed: int) -> None:
-    """Half of the trials send the signal where nothing trains yet."""
+    """Half of those where nothing trains come while a study is resolved, half while a finished one is shown again."""
     draw = random.Random(seed)
-    out = alone.fresh()
-    with common.child(alone, out) as process:
+    entered, ended = _lasts(alone, alone.fresh())
+    _, shown = _lasts(alone, shutil.copytree(alone.out, alone.fresh()), page=True)
+    for trial in range(tries):
+        out = alone.fresh()
+        if trial % 2:
+            shutil.copytree(alone.out, out)
+            _sent(tally, alone, "signal over a finished study, with the page", out, draw, shown, page=True)
+        else:
+            _sent(tally, alone, "signal while a study is resolved", out, draw, entered)
+    for _ in range(max(1, tries // 3)):
+        _sent(tally, alone, "signal at any moment", alone.fresh(), draw, ended)
+
+
+def _lasts(alone, out: Path, **options) -> tuple[float, float]:
+    """Seconds from where signals are answered to where the folder is entered, and to the end."""
+    with common.child(alone, out, **options) as process:
         times = [(process.stdout.readline(), time.monotonic())[1] for _ in ("ready", "running")]
         process.communicate()
-        times.append(time.monotonic())
-    for trial in range(tries):
-        number, early = draw.choice((signal.SIGINT, signal.SIGTERM)), trial % 2 == 0
-        moment = draw.uniform(0, times[1] - times[0]) if early else draw.uniform(0, times[2] - times[0])
-        kind = "resolving" if early else "anything"
-        out = alone.fresh()
-        what = f"{number.name} after {moment:.2f} s"
-        with tally.trial(f"signal during {kind}: answered, then a run that finishes", what, out):
-            with common.child(alone, out) as process:
-                assert process.stdout.readline() == "ready\n"
-                time.sleep(moment)
-                process.send_signal(number)
-                sent = time.monotonic()
-                err = process.communicate()[1]
-                assert process.returncode in (0, 128 + number), (process.returncode, err[-300:])
-                if process.returncode:
-                    taken = time.monotonic() - sent
-                    assert taken < ANSWERED, f"answered after {taken:.1f} s"
-                    assert "stopped by" in common.line(err)
-            alone.finishes(out)
+    return times[1] - times[0], time.monotonic() - times[0]
+
+
+def _sent(tally, alone, kind: str, out: Path, draw: random.Random, longest: float, **options) -> None:
+    number, moment = draw.choice((signal.SIGINT, signal.SIGTERM)), draw.uniform(0, longest)
+    with tally.trial(f"{kind}: answered, then a run that finishes", f"{number.name} after {moment:.2f} s", out):
+        with common.child(alone, out, **options) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(moment)
+            sent = time.time()
+            process.send_signal(number)
+            said, err = process.communicate()
+            taken = time.time() - sent
+            assert process.returncode in (0, 128 + number), (process.returncode, err[-300:])
+            if process.returncode:
+                assert taken < ANSWERED, f"answered after {taken:.1f} s"
+                assert "stopped by" in common.line(err)
+            else:
+                late = float(said.rpartition("done ")[2]) - sent
+                assert late < LATE, f"lost, done {late:.1f} s later"
+        alone.finishes(out)
