@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -439,6 +440,31 @@ def test_a_signal_that_python_drops_comes_again(capsys, monkeypatch, number):
     monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
     assert cli.main(["doctor"]) == 128 + number
     assert capsys.readouterr().err.startswith(f"bdjax: stopped by {number.name}")
+
+
+def test_a_signal_that_python_drops_at_the_end_is_not_forgotten(capsys, monkeypatch):
+    def run(self):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
+    assert cli.main(["doctor"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.startswith("bdjax: stopped by SIGTERM")
+
+
+def test_a_signal_that_comes_again_while_a_command_ends_changes_nothing(capsys, monkeypatch):
+    before, restore = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def run(self):
+        monkeypatch.setattr(signal, "signal", lambda *given: (os.kill(os.getpid(), signal.SIGTERM), restore(*given))[1])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
+    threads = threading.active_count()
+    assert cli.main(["doctor"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
+    time.sleep(0.1)
+    assert signal.getsignal(signal.SIGTERM) is before and threading.active_count() == threads
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

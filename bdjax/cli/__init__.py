@@ -100,26 +100,38 @@ def _terminable() -> Iterator[None]:
         yield
         return
     again: list[threading.Timer] = []
+    received: list[int] = []
+    ending = False
 
     def stop(number: int, _) -> None:
+        if ending:
+            return
+        received.append(number)
         again.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
         again[-1].daemon = True
         again[-1].start()
-        error = KeyboardInterrupt()
-        error.number = number
-        raise error
+        raise _interrupt(number)
 
     heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before, hook = {number: signal.signal(number, stop) for number in heeded}, sys.unraisablehook
     sys.unraisablehook = lambda found: None if isinstance(found.exc_value, KeyboardInterrupt) else hook(found)
     try:
         yield
+        if received:  # and dropped, and all was done before it came again
+            raise _interrupt(received[0])
     finally:
+        ending = True  # or one that comes again now would leave handlers and timers behind
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         for timer in again:
             timer.cancel()
+
+
+def _interrupt(number: int) -> KeyboardInterrupt:
+    error = KeyboardInterrupt()
+    error.number = number
+    return error
 
 
 def _unusable(error: OSError) -> int:
