@@ -1,4 +1,4 @@
-"""A bounded part of what `python tests/faults` tries: damaged files, failing operations, kills, signals, full disks."""
+"""A bounded part of what `python tests/faults` tries: bad input, damaged files, kills, signals, writers, full disks."""
 
 import importlib
 
@@ -12,7 +12,10 @@ from bdjax.io.store import store
 
 pytestmark = pytest.mark.slow
 
-TRIES = {"files": 8, "operations": 10, "kills": 1, "signals": 2, "writers": 3, "shares": 1, "disks": 6}
+TRIES = {
+    **{"commands": 8, "data": 40, "weights": 40, "folders": 8},
+    **{"files": 8, "operations": 10, "kills": 1, "signals": 2, "writers": 3, "shares": 1, "disks": 6},
+}
 
 CHANGED = {
     memory: ("release",),

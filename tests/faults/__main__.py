@@ -11,7 +11,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import common
 
-BLOCKS = ("commands", "data", "weights", "files", "operations", "kills", "signals", "writers", "shares", "disks")
+BLOCKS = (
+    "commands",
+    "data",
+    "weights",
+    "folders",
+    "files",
+    "operations",
+    "kills",
+    "signals",
+    "writers",
+    "shares",
+    "disks",
+)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ all was done.
 
 import json
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ class Printed(Silent):
 
 def main(asked: dict) -> int:
     """Run it and return what the command would."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     data, out = Path(asked.pop("data")), Path(asked.pop("out"))
     if asked.pop("no_locks", False):
         from bdjax.io.store import store

@@ -244,10 +244,16 @@ def answer(arguments: list[str], folder: Path) -> tuple[int, str, str]:
     """What the command answers in this process, run in a folder: its status and what is on stdout and stderr."""
     from bdjax import cli
 
+    with contextlib.chdir(folder):
+        return heard(lambda: cli.main(arguments))
+
+
+def heard(ask: Callable[[], int]) -> tuple[int, str, str]:
+    """A status, and what was printed on stdout and stderr meanwhile."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), within(ANSWERED), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with within(ANSWERED), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main(arguments)
+            status = ask()
         except SystemExit as ended:  # by tyro
             status = ended.code
     return status, out.getvalue(), err.getvalue()
