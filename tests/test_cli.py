@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import importlib
 import json
 import os
 import signal
@@ -450,6 +451,24 @@ def test_a_signal_that_python_drops_at_the_end_is_not_forgotten(capsys, monkeypa
     monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
     assert cli.main(["doctor"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err.startswith("bdjax: stopped by SIGTERM")
+
+
+def test_modules_are_imported_to_their_end(capsys, monkeypatch, tmp_path):
+    """A signal that breaks off the import of jaxlib aborts the process."""
+    (tmp_path / "halfway.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nWHOLE = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = lambda self: (importlib.import_module("halfway"), time.sleep(20))  # noqa: E731
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
+    assert cli.main(["doctor"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.startswith("bdjax: stopped by SIGTERM")
+    assert sys.modules.pop("halfway").WHOLE
+
+
+def test_a_signal_in_code_that_is_made_up_ends_as_any_other():
+    """As in `exec` of a dataclass: CPython would end by SIGINT."""
+    code = "import os, sys; from bdjax import cli; sys.exit(cli.status(lambda: exec('os.kill(os.getpid(), 15)')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (128 + signal.SIGTERM, 1)
 
 
 def test_a_signal_that_comes_again_while_a_command_ends_changes_nothing(capsys, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,16 @@ from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, is_out_of_memo
 
 AGAIN = 1.0
 """Seconds after which a signal that ends the command comes again, until the command is gone."""
+
+PATIENCE = 50
+"""So many tenths of that a signal waits for modules that are being imported."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ends the command. CPython itself ends by SIGINT after a plain KeyboardInterrupt that passed `exec`."""
+
+    def __init__(self, number: int):
+        self.number = number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +105,7 @@ def _terminable() -> Iterator[None]:
     """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint.
 
     Where Python drops what a handler raises, as in callbacks of its garbage collector, the signal comes again; what
-    Python would print of that is left out.
+    Python would print of that is left out. Modules are imported to their end: some of C++ abort where one is raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -103,14 +114,16 @@ def _terminable() -> Iterator[None]:
     received: list[int] = []
     ending = False
 
-    def stop(number: int, _) -> None:
+    def stop(number: int, frame: types.FrameType | None) -> None:
         if ending:
             return
         received.append(number)
-        again.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
+        wait = _is_importing(frame) and len(received) < PATIENCE
+        again.append(threading.Timer(AGAIN / 10 if wait else AGAIN, os.kill, (os.getpid(), number)))
         again[-1].daemon = True
         again[-1].start()
-        raise _interrupt(number)
+        if not wait:
+            raise Stopped(number)
 
     heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before, hook = {number: signal.signal(number, stop) for number in heeded}, sys.unraisablehook
@@ -118,7 +131,7 @@ def _terminable() -> Iterator[None]:
     try:
         yield
         if received:  # and dropped, and all was done before it came again
-            raise _interrupt(received[0])
+            raise Stopped(received[0])
     finally:
         ending = True  # or one that comes again now would leave handlers and timers behind
         sys.unraisablehook = hook
@@ -128,10 +141,10 @@ def _terminable() -> Iterator[None]:
             timer.cancel()
 
 
-def _interrupt(number: int) -> KeyboardInterrupt:
-    error = KeyboardInterrupt()
-    error.number = number
-    return error
+def _is_importing(frame: types.FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _unusable(error: OSError) -> int:
