@@ -52,11 +52,11 @@ def _sent(tally, alone, kind: str, out: Path, draw: random.Random, longest: floa
             process.send_signal(number)
             said, err = process.communicate()
             taken = time.time() - sent
-            assert process.returncode in (0, 128 + number), (process.returncode, err[-300:])
-            if process.returncode:
+            if process.returncode == 128 + number:
                 assert taken < ANSWERED, f"answered after {taken:.1f} s"
                 assert "stopped by" in common.line(err)
             else:
+                assert process.returncode in (0, -number) and "done" in said, (process.returncode, err[-300:])
                 late = float(said.rpartition("done ")[2]) - sent
                 assert late < LATE, f"lost, done {late:.1f} s later"
         alone.finishes(out)
