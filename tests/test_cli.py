@@ -471,6 +471,15 @@ def test_a_signal_in_code_that_is_made_up_ends_as_any_other():
     assert (found.returncode, found.stderr.count("\n")) == (128 + signal.SIGTERM, 1)
 
 
+def test_a_timer_that_was_left_behind_holds_nothing_up(monkeypatch):
+    """JAX starts one of a minute while it looks for devices."""
+    timer = threading.Timer(60, print)
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (timer.start(), os.kill(os.getpid(), 15)))
+    assert cli.main(["doctor"]) == 128 + signal.SIGTERM
+    timer.join(10)
+    assert not timer.is_alive()
+
+
 def test_a_signal_that_comes_again_while_a_command_ends_changes_nothing(capsys, monkeypatch):
     before, restore = signal.getsignal(signal.SIGTERM), signal.signal
 
@@ -482,8 +491,8 @@ def test_a_signal_that_comes_again_while_a_command_ends_changes_nothing(capsys, 
     threads = threading.active_count()
     assert cli.main(["doctor"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
-    time.sleep(0.1)
-    assert signal.getsignal(signal.SIGTERM) is before and threading.active_count() == threads
+    time.sleep(0.5)
+    assert signal.getsignal(signal.SIGTERM) is before and threading.active_count() <= threads
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -110,7 +110,6 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    again: list[threading.Timer] = []
     received: list[int] = []
     ending = False
 
@@ -119,9 +118,9 @@ def _terminable() -> Iterator[None]:
             return
         received.append(number)
         wait = _is_importing(frame) and len(received) < PATIENCE
-        again.append(threading.Timer(AGAIN / 10 if wait else AGAIN, os.kill, (os.getpid(), number)))
-        again[-1].daemon = True
-        again[-1].start()
+        again = threading.Timer(AGAIN / 10 if wait else AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
         if not wait:
             raise Stopped(number)
 
@@ -137,8 +136,9 @@ def _terminable() -> Iterator[None]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
-        for timer in again:
-            timer.cancel()
+        for thread in threading.enumerate() if received else []:
+            if isinstance(thread, threading.Timer):  # ours, and one of a minute that JAX leaves if it is broken off
+                thread.cancel()
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:
