@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import importlib
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 import numpy as np
@@ -453,15 +453,18 @@ def test_a_signal_that_python_drops_at_the_end_is_not_forgotten(capsys, monkeypa
     assert capsys.readouterr().err.startswith("bdjax: stopped by SIGTERM")
 
 
-def test_modules_are_imported_to_their_end(capsys, monkeypatch, tmp_path):
+def test_compiled_modules_are_imported_to_their_end(capsys, monkeypatch):
     """A signal that breaks off the import of jaxlib aborts the process."""
-    (tmp_path / "halfway.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nWHOLE = True\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    run = lambda self: (importlib.import_module("halfway"), time.sleep(20))  # noqa: E731
-    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", run)
-    assert cli.main(["doctor"]) == 128 + signal.SIGTERM
+    whole = []
+
+    def exec_module(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole.append(True)
+
+    loader = ExtensionFileLoader("halfway", "halfway.so")
+    monkeypatch.setattr("bdjax.cli.doctor.Doctor.run", lambda self: (exec_module(loader), time.sleep(20)))
+    assert cli.main(["doctor"]) == 128 + signal.SIGTERM and whole
     assert capsys.readouterr().err.startswith("bdjax: stopped by SIGTERM")
-    assert sys.modules.pop("halfway").WHOLE
 
 
 def test_a_signal_in_code_that_is_made_up_ends_as_any_other():

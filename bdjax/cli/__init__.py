@@ -13,6 +13,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.machinery import ExtensionFileLoader
 
 from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, is_out_of_memory
 
@@ -20,7 +21,7 @@ AGAIN = 1.0
 """Seconds after which a signal that ends the command comes again, until the command is gone."""
 
 PATIENCE = 50
-"""So many tenths of that a signal waits for modules that are being imported."""
+"""So many tenths of that a signal waits for a compiled module that is being imported."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -105,7 +106,7 @@ def _terminable() -> Iterator[None]:
     """SIGTERM ends a command as SIGINT does; while a study runs the engine answers both, after a checkpoint.
 
     Where Python drops what a handler raises, as in callbacks of its garbage collector, the signal comes again; what
-    Python would print of that is left out. Modules are imported to their end: some of C++ abort where one is raised.
+    Python would print of that is left out. Compiled modules are imported to their end: some abort where one is raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -117,7 +118,7 @@ def _terminable() -> Iterator[None]:
         if ending:
             return
         received.append(number)
-        wait = _is_importing(frame) and len(received) < PATIENCE
+        wait = _is_importing_compiled(frame) and len(received) < PATIENCE
         again = threading.Timer(AGAIN / 10 if wait else AGAIN, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
@@ -141,8 +142,8 @@ def _terminable() -> Iterator[None]:
                 thread.cancel()
 
 
-def _is_importing(frame: types.FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+def _is_importing_compiled(frame: types.FrameType | None) -> bool:
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
         frame = frame.f_back
     return frame is not None
 
