@@ -228,6 +228,26 @@ def test_a_chunk_leaves_the_checkpoint_of_its_successor(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file", "commit_success.txt"), ValueError("Error reading")]
+)
+def test_who_wakes_up_in_a_save_that_was_swept_up_goes_on(data, tmp_path, monkeypatch, error):
+    """A writer that was stopped while it saved, until another one did its chunk and swept up after it."""
+    study, out, save, lost = tiny.study(data, ratios=(0.1,), seeds=(0,)), tmp_path / "out", Checkpoint.save, []
+
+    def swept(self, state, jobs, position):
+        if lost:
+            return save(self, state, jobs, position)
+        lost.append(jobs)
+        for job in jobs:
+            (out / "claims" / f"{job}.claim").unlink()
+        raise error
+
+    monkeypatch.setattr(chunks, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Checkpoint, "save", swept)
+    assert np.all(bdjax.run(study, out).status == 0) and lost
+
+
 @pytest.mark.parametrize("kind", ["score", "audit", "detect"])
 def test_who_lost_a_claim_publishes_nothing(data, tmp_path, monkeypatch, kind):
     """Another writer takes over while figures are computed: this one writes none of them."""

@@ -197,7 +197,11 @@ class _Run:
         if not told and time.perf_counter() - self.saved < CHECKPOINT_SECONDS:
             return
         self.context.store.check_claims(self.names)
-        self.checkpoint.save((carry, self.cells.left), self.names, asdict(self.position))
+        try:
+            self.checkpoint.save((carry, self.cells.left), self.names, asdict(self.position))
+        except Exception:  # swept up while this process was stopped, by the writer that did the chunk instead?
+            self.context.store.check_claims(self.names)
+            raise
         self.saved = time.perf_counter()
         if told:
             raise Interrupted(told)
