@@ -554,3 +554,20 @@ def test_a_signal_that_python_drops_leaves_no_traceback(monkeypatch):
     assert cli.status(lambda: Dropped() and None) == 0 and not seen
     Dropped()
     assert len(seen) == 1
+
+
+class Broken:
+    def __init__(self, text):
+        self.text = text
+
+    def __del__(self):
+        raise RuntimeError(self.text)
+
+
+def test_what_tensorstore_prints_after_a_full_disk_is_left_out(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    assert cli.status(lambda: None) == 0
+    Broken("Event loop is closed")
+    assert capsys.readouterr().err == ""
+    Broken("a bug")
+    assert "a bug" in capsys.readouterr().err

@@ -171,4 +171,13 @@ def _fail(message: str, status: int) -> int:
 def _quiet() -> None:
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what a full disk broke off, which the command says itself
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _print_unraisable
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _print_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """All but what threads of tensorstore print of writes that end after the one that failed."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
