@@ -31,7 +31,7 @@ def small(folder: Path, size: int) -> Iterator[bool]:
 
 
 def run(tally, alone, tries: int, seed: int) -> None:
-    """Sizes evenly below what the study takes; of every sixth the command's own line is looked at."""
+    """Sizes evenly below what the study takes; of every other one the command's own line is looked at."""
     draw = random.Random(seed)
     taken = sum(path.stat().st_blocks * 512 for path in alone.out.rglob("*"))
     for number in range(tries):
@@ -41,7 +41,7 @@ def run(tally, alone, tries: int, seed: int) -> None:
                 tally.tell("no file system can be mounted here")
                 break
             folder = alone.home / f"out{alone._count}"
-            (_command if number % 6 == 5 else _engine)(tally, alone, folder / "out", size)
+            (_command if number % 2 == 1 else _engine)(tally, alone, folder / "out", size)
     for _ in range(max(1, tries // 3)):
         _limited(tally, alone, draw.randrange(500, 60_000))
 
