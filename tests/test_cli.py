@@ -84,6 +84,7 @@ BAD = {
     "attacks sig --ratios sig=0.5": "sig at ratio 0.5 poisons 90 rows; 60 can be; the largest ratio is 0.3333",
     "seeds": "no seeds; give at least one",
     "seeds -1": "seed -1; give whole numbers from 0",
+    f"seeds {'9' * 5000}": "9'; give numbers, or a range",
     "seeds 0:0": "0 seeds; give the first and the one after the last",
     "seeds x": "seeds 'x'; give numbers, or a range",
     "seeds 1.5": "seeds '1.5'; give numbers",

@@ -148,7 +148,7 @@ def seeds(texts: Any) -> tuple[int, ...]:
     from bdjax.study.study import refuse_lone
 
     alone = texts[0] if isinstance(texts, tuple) and len(texts) == 1 else texts  # a tuple is the shell's, a list TOML's
-    refuse_lone(int(alone) if str(alone).isdecimal() else alone)
+    refuse_lone(int(alone) if re.fullmatch(r"\d{1,18}", str(alone)) else alone)
     found: list[int] = []
     for text in texts if isinstance(texts, list | tuple) else [texts]:
         first, colon, after = str(text).partition(":")
