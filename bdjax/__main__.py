@@ -1,7 +1,5 @@
 """`python -m bdjax` is the command `bdjax`."""
 
-import sys
+from bdjax.cli import console
 
-from bdjax.cli import main
-
-sys.exit(main())
+console()

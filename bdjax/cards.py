@@ -183,8 +183,8 @@ class Spec:
         return {"name": self.name, "version": self.version, **self.static, **self.traced}
 
 
-def split(text: str) -> tuple[str, dict[str, str]]:
-    """`name:a=1,b=2` as a name and a dict of texts.
+def split(text: str, called: str = "") -> tuple[str, dict[str, str]]:
+    """`name:a=1,b=2` as a name and a dict of texts; called: what errors show in the place of the text.
 
     Raises:
         InvalidInput: the text is not of that form.
@@ -194,9 +194,11 @@ def split(text: str) -> tuple[str, dict[str, str]]:
     for part in filter(None, (piece.strip() for piece in rest.split(","))):
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise InvalidInput(f"{text!r}: {part!r} is not setting=value; write name:setting=value,setting=value")
+            raise InvalidInput(
+                f"{called or text!r}: {part!r} is not setting=value; write name:setting=value,setting=value"
+            )
         if key.strip() in given:
-            raise InvalidInput(f"{text!r}: {key.strip()} is given twice; give it once")
+            raise InvalidInput(f"{called or text!r}: {key.strip()} is given twice; give it once")
         given[key.strip()] = value.strip()
     return name.strip(), given
 
@@ -213,7 +215,7 @@ def lookup(text: str, registry: Mapping[str, Method], what: str, called: str = "
     Raises:
         InvalidInput: no such method, setting or preset, or a value that its setting does not allow.
     """
-    name, given = split(text)
+    name, given = split(text, called and f"{called} {text.partition(':')[2]}")
     if name not in registry:
         choice = meant(name, registry) or f"; choose from {', '.join(sorted(registry))}"
         raise InvalidInput(f"no {what} {name!r}{choice}")

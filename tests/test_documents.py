@@ -363,7 +363,22 @@ def test_a_disk_that_fails_for_a_moment_costs_no_model(whole, folder, monkeypatc
 def test_a_claim_that_cannot_be_read_is_not_free(tmp_path, monkeypatch):
     with Store(tmp_path) as one, Store(tmp_path) as two:
         assert two.claim(["a"]) == ["a"]
-        with monkeypatch.context() as patch, pytest.raises(Unreadable):
+        with monkeypatch.context() as patch:
             patch.setattr("pathlib.Path.read_bytes", fail_to_read(errno.EIO))
-            one.claim(["a"])
+            assert one.claim(["a"]) == [] and one.writers() == 2 and one.owner(["a"]) is None
         assert one.claim(["a"]) == []
+
+
+def test_doctor_tells_what_it_cannot_read_from_what_is_damaged(folder, monkeypatch, capsys):
+    (folder / ".DS_Store").write_text("")
+    os.mkfifo(folder / "failures.fifo")
+    monkeypatch.setattr("safetensors.safe_open", fail_to_open(errno.EACCES))
+    assert cli.main(["doctor", str(folder)]) == 1
+    found = capsys.readouterr()
+    assert "cannot be read now" in found.err and "damaged: " not in found.out and "left over" not in found.out
+
+
+def test_a_pipe_among_failures(folder):
+    (folder / "failures").mkdir(exist_ok=True)
+    os.mkfifo(folder / "failures" / "x.txt")
+    assert results.failures(folder) == []

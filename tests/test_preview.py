@@ -11,6 +11,7 @@ import tiny
 import bdjax
 from bdjax import cli
 from bdjax.engine.preview import preview
+from bdjax.errors import InvalidInput
 
 FIELDS = {
     "attacks": (tiny.ATTACK, "wanet:batch=32,epochs=2"),
@@ -54,6 +55,23 @@ def test_what_is_there_is_not_missing(tmp_path, cache):
     assert all(part.cell > 0 for part in seen.left)
     share = preview(two, tmp_path / "out", (1, 2)), preview(two, tmp_path / "out", (2, 2))
     assert sum(one.models for one in share) >= 4
+
+
+def test_what_a_run_refuses_is_refused(tmp_path, cache):
+    out = tmp_path / "out"
+    bdjax.run(tiny.study(tmp_path, seeds=(0,), detectors=("strip:overlays=2",), suspects=20), out)
+    for changes, words in (
+        ({"driver": "vmap"}, "driver vmap; .* says map"),
+        ({"recipe": "epochs=1"}, "holds a study of recipe"),
+        ({"model": "small_cnn:width=2"}, "holds a study of"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            preview(tiny.study(tmp_path, seeds=(0,), **changes), out)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="no folder"):
+        preview(tiny.study(tmp_path), tmp_path / "file")
+    kept = tiny.study(tmp_path, seeds=(0,), detectors=("strip:overlays=2",), suspects=20, keep_scores=True)
+    assert sum(part.missing for part in preview(kept, out).left) == 4  # two kinds at two ratios
 
 
 def test_the_command_prints_it(tmp_path, cache, monkeypatch, capsys):

@@ -54,8 +54,9 @@ def test_who_is_told(monkeypatch):
     assert type(progress.of(True)) is Lines
     monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: True, write=None, flush=None))
     assert type(progress.of(None)) is progress.Terminal
-    with pytest.raises(InvalidInput, match="give None, True, False or"):
-        progress.of("yes")
+    for other in ("yes", progress.Silent, types.SimpleNamespace(begin=print, stage=print, end=print)):
+        with pytest.raises(InvalidInput, match="give None, True, False or"):
+            progress.of(other)
 
 
 def test_a_notebook_shows_one_line_that_changes(monkeypatch):

@@ -118,6 +118,36 @@ def test_a_defense_without_a_slip_passes(plugin, tmp_path):
     resolve(tiny.study(tmp_path, defenses=("none", name), plugins=(name,)))
 
 
+OPTIONAL = {
+    "by a condition": "(given.valid if given.valid is not None else given.clean).read(jnp.arange(2))",
+    "by its truth": "(given.valid or given.clean).read(jnp.arange(2))",
+    "by a search": "next(one for one in (given.train, given.clean) if one is not None)",
+}
+
+
+@pytest.mark.parametrize("how", OPTIONAL)
+def test_a_field_that_may_be_there_may_be_asked_for(plugin, tmp_path, how):
+    name = plugin(defense({"line": OPTIONAL[how]}), "DEFENSES")
+    resolve(tiny.study(tmp_path, defenses=("none", name), plugins=(name,)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        (lambda *_, **__: (), "is of type function; register a cards.Method"),
+        (bdjax.DEFENSES["ft"]._replace(make=lambda net, shape: ()), "TypeError: .*; mend"),
+        (
+            bdjax.DEFENSES["ft"]._replace(make=lambda net, shape, classes, **_: 1),
+            "returned a int; let it return a tuple",
+        ),
+    ],
+)
+def test_a_slip_in_what_is_registered_from_python(monkeypatch, tmp_path, entry, wanted):
+    monkeypatch.setitem(bdjax.DEFENSES, "mine", entry)
+    with pytest.raises(InvalidInput, match=r"DEFENSES\['mine'\].*" + wanted):
+        resolve(tiny.study(tmp_path, defenses=("none", "mine")))
+
+
 ATTACK = """
 import jax.numpy as jnp
 
@@ -192,6 +222,12 @@ DETECTOR_SLIPS = {
     "what it has not fitted": ({"line": "return found['mean']"}, r"KeyError: 'mean' in plugin_\w+\.py, line 16"),
     "an if on an array": ({"line": "if rows.label[0] > 1: pass"}, "TracerBoolConversionError: .*line 16"),
     "numpy on a traced array": ({"line": "__import__('numpy').asarray(rows.image)"}, "TracerArrayConversionError"),
+    "rows as a text": ({"made": "Detector('rows', score)"}, "on is 'rows'; let it be a tuple of 'rows', 'queries'"),
+    "what is none": ({"made": "Detector(('row',), score)"}, r"on is \('row',\); let it be"),
+    "rows that are none": (
+        {"made": "Detector(('rows',), score, calibrate='test')"},
+        "calibrate is 'test'; choose clean",
+    ),
     "an audit in its place": ({"made": "Audit((), measure)"}, "returned a Audit; let it return a types.Detector"),
 }
 AUDIT = {"made": "Audit((), measure)", "needs": "'victim',"}

@@ -13,7 +13,7 @@ from bdjax.analysis.parts import stored
 from bdjax.engine import run as engine
 from bdjax.errors import InvalidInput
 from bdjax.io.store import remote
-from bdjax.io.store.documents import read_json
+from bdjax.io.store.documents import read_json, text_of
 
 ASKED = {
     "seeds": (0, 1),
@@ -168,7 +168,7 @@ def test_a_number_that_became_free_again_is_not_taken(url, host):
     with engine.Store(far.folder, far) as store:
         for number in range(5):
             store.update_json("plan.json", read_json, lambda _, number=number: {"number": number})
-        assert not far.commit("plan.json", 2)
+        assert not far.commit("plan.json", 2, text_of({"number": 9}))
         assert sorted(there(url)) == ["/plan.000004.json", "/plan.000005.json"]
 
 

@@ -26,10 +26,10 @@ from bdjax.engine import chunks
 from bdjax.engine import run as engine
 from bdjax.errors import InvalidInput
 from bdjax.io.store import results, store
-from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.checkpoints import Checkpoint, sweep_up
 from bdjax.io.store.store import Store
 from bdjax.io.store.trees import load_trained, save_named
-from bdjax.study.jobs import plan
+from bdjax.study.jobs import plan, share_of
 from bdjax.study.resolve import resolve
 
 STUDY = {"recipe": "epochs=12,batch=32,learning_rate=0.05", "defenses": ["none", "ft:epochs=20,batch=8"]}
@@ -215,6 +215,35 @@ def test_what_dead_writers_have_left_of_checkpoints_is_removed(data, tmp_path):
     assert not list(out.glob("checkpoints/*"))
 
 
+def test_checkpoints_that_are_still_needed_are_kept(tmp_path):
+    """Those of a dead writer whose jobs are not done, those of a living one, and those that cannot be read now."""
+    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+    jobs = {"done": "0" * 24, "half": "1" * 24, "living": "0" * 24, "unread": "0" * 24}
+    for writer, job in jobs.items():
+        Checkpoint(tmp_path / "chunk", writer).save({"a": np.ones(3, np.float32)}, [job], position)
+    marker = tmp_path / "chunk" / "unread" / "about.json"
+    marker.unlink()
+    marker.mkdir()
+    (tmp_path / "chunk" / "dead" / "state").mkdir(parents=True)
+    sweep_up(tmp_path, {"0" * 24}.__contains__, {"living"}.__contains__)
+    assert {path.name for path in tmp_path.glob("*/*")} >= {"half", "living"}
+    assert not (tmp_path / "chunk" / "done").exists() and not (tmp_path / "chunk" / "dead").exists()
+
+
+def test_a_share_leaves_the_checkpoints_of_others(data, tmp_path):
+    """Those of jobs that it does not have, of a process that was killed."""
+    out, study = tmp_path / "out", tiny.study(data, defenses=("none",))
+    jobs = plan(resolve(study)).jobs
+    own = {job.address for job in share_of(jobs, 1, 2)}
+    other = next(job.address for job in jobs if job.address not in own and job.kind == "train")
+    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+    Checkpoint(out / "checkpoints" / "chunk", "dead").save({"a": np.ones(3, np.float32)}, [other], position)
+    bdjax.run(study, out, share=(1, 2))
+    assert len(positions(out)) == 1
+    bdjax.run(study, out, share=(2, 2))
+    assert not positions(out)
+
+
 def test_a_chunk_leaves_the_checkpoint_of_its_successor(tmp_path):
     one, two = (Checkpoint(tmp_path / "chunk", writer) for writer in ("one", "two"))
     for checkpoint in (one, two):
@@ -273,6 +302,52 @@ def test_who_lost_a_claim_publishes_nothing(data, tmp_path, monkeypatch, kind):
     found = bdjax.run(study, out)
     assert written == [False]
     assert (found["status"] == 0).all() and np.isfinite(found["retuning_asr"]).all()
+
+
+def test_a_signal_in_the_last_moment_is_not_forgotten(data, tmp_path, monkeypatch):
+    from bdjax.cells import memory
+
+    peak = memory.peak
+    monkeypatch.setattr(memory, "peak", lambda: (os.kill(os.getpid(), signal.SIGTERM), peak())[1])
+    study = tiny.study(data, defenses=("none",), ratios=(0.0,), seeds=(0,))
+    assert cli.status(lambda: bdjax.run(study, tmp_path / "out")) == 128 + signal.SIGTERM
+
+
+def test_a_plan_that_was_removed_meanwhile(data, tmp_path, monkeypatch):
+    out, run = tmp_path / "out", chunks.run
+
+    def removing(*asked):
+        (out / "plan.json").unlink(missing_ok=True)
+        run(*asked)
+
+    monkeypatch.setattr(chunks, "run", removing)
+    bdjax.run(tiny.study(data, defenses=("none", "ft:epochs=1,batch=8"), seeds=(0,)), out)
+    assert (out / "plan.json").exists()
+
+
+def test_a_signal_is_answered_while_another_holds_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_PATIENCE", 0.05)
+    with Store(tmp_path) as one, Store(tmp_path) as two:
+
+        def heed():
+            raise KeyboardInterrupt
+
+        with one._locked():
+            two.heed = heed
+            with pytest.raises(KeyboardInterrupt):
+                two.claim(["a"])
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.EIO, OSError), (errno.EMFILE, OSError), (errno.EROFS, InvalidInput)]
+)
+def test_what_fails_at_the_start_says_whether_to_try_again(tmp_path, monkeypatch, number, error):
+    def mkdir(self, *_, **__):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", mkdir)
+    with pytest.raises(error, match=os.strerror(number)), Store(tmp_path):
+        pass
 
 
 def dead_process() -> int:
@@ -347,7 +422,7 @@ def test_a_checkpoint_that_is_too_large_is_an_error_of_the_file_system(tmp_path)
     code = """
 import resource, sys
 import numpy as np
-from bdjax.io.store.checkpoints import Checkpoint
+from bdjax.io.store.checkpoints import Checkpoint, sweep_up
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 state = {"a": np.random.default_rng(0).random(10_000)}
 try:
@@ -461,7 +536,7 @@ def test_doctor_looks_through_a_folder(data, tmp_path, capsys):
     (out / ".plan.1-0123abcd.json").write_text("half")
     assert cli.main(["doctor", str(out)]) == 2
     found = capsys.readouterr()
-    assert found.err == f"bdjax: {out}: 2 damaged; remove them and run the study again with this folder\n"
+    assert found.err == f"bdjax: {out}: 2 damaged; remove them there and run the study again\n"
     for line in (f"damaged: {shard}: ", f"damaged: {model}: ", f"left over: {out / '.plan.1-0123abcd.json'}: "):
         assert sum(one.startswith(line) for one in found.out.splitlines()) == 1
     bdjax.run(tiny.study(data, **STUDY), out)

@@ -138,15 +138,19 @@ def draw_suspects(scene: Scene, cell: Cell, shared: Shared) -> tuple[Array, Arra
     return jnp.concatenate([clean, label.size + triggered])[order], truth[order]
 
 
+class Unneeded(InvalidInput):
+    """A method reads a field of `Given` that its card's needs do not name."""
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Unneeded:
+class Absent:
     """In the place of a field of `Given` that a card's needs do not name: says so when it is used."""
 
     field: str
 
     def _refuse(self, *_args, **_kwargs):
-        raise InvalidInput(f"it reads given.{self.field}, which its card's needs do not name; add {self.field!r} there")
+        raise Unneeded(f"it reads given.{self.field}, which its card's needs do not name; add {self.field!r} there")
 
     __call__ = __iter__ = __len__ = __getitem__ = _refuse
 
@@ -197,7 +201,7 @@ def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -
     }
     fields = {name: offer() for name, offer in offers.items() if name in needs}
     if scene.rehearsed:
-        fields |= {name: Unneeded(name) for name in offers if name not in needs}
+        fields |= {name: Absent(name) for name in offers if name not in needs}
     carry = {} if cell.left is None else cell.left.carry
     return Given(cell.settings, images.augmentation(scene.padding, scene.flip), carry=carry, **fields)
 

@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.machinery import ExtensionFileLoader
+from typing import NoReturn
 
 from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, is_out_of_memory
 
@@ -35,6 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status (see `status`)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return status(lambda: _command(arguments or ["--help"]).run())
+
+
+def console() -> NoReturn:
+    """Run the command and end the process; after a signal at once, or a thread that compiles would crash the end."""
+    ended = main()
+    if ended > 128:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended)
+    sys.exit(ended)
 
 
 def status(action: Callable[[], None]) -> int:

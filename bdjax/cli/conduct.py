@@ -57,10 +57,9 @@ def outline(seen, out: Path) -> list[str]:
     for first, *others in rows:
         texts = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
         lines.append("  ".join(texts).rstrip())
-    compiling = sum(part.compile for part in seen.left)
-    programs = sum(bool(part.missing) for part in seen.left)
-    known = duration(compiling) if compiling else "unknown, often 5 to 60 s each"
-    lines += ["", f"Compiling the programs of {programs} groups: {known}."]
+    groups = sum(bool(part.compile) for part in seen.left)
+    compiling = duration(sum(part.compile for part in seen.left))
+    lines += ["", f"Compiling the programs of {groups} groups: {compiling}."] if groups else [""]
     if seen.planned:
         lines.append(f"Memory: {seen.planned / 1e9:.2f} GB of {seen.allowed / 1e9:.2f} GB allowed.")
     else:
@@ -68,7 +67,13 @@ def outline(seen, out: Path) -> list[str]:
     guessed = any(part.guessed and part.missing for part in seen.left)
     lines.append(f"In all {'roughly' if guessed else 'about'} {duration(seconds(seen.left))}.")
     if guessed:
-        lines.append("Counted: every row of a step as long as in plain training; inner loops take more.")
+        lines.append(
+            "Counted: every row of a step as long as in plain training; inner loops take more. Compilation that"
+        )
+        lines.append("was never measured counts as 15 s a group.")
+    unknown = [part.group.label for part in seen.left if part.guessed and part.missing and not part.cell]
+    if unknown:
+        lines.append(f"Not counted, for what the attack prepares is not there yet: {', '.join(unknown)}.")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import InvalidInput, Unreadable
 
 PACKAGES = (
     "bdjax",
@@ -69,12 +70,15 @@ def _examine(folder: Path) -> None:
         far.fetch_all()
         folder = far.folder
     found = list(examine(folder))
+    where = far.url if far else str(folder)
     for finding in found:
-        print(f"{finding.kind}: {finding.path}: {finding.about}")
-    damaged = sum(finding.kind == "damaged" for finding in found)
-    if damaged:
-        raise InvalidInput(f"{folder}: {damaged} damaged; remove them and run the study again with this folder")
-    print(f"{folder}: nothing is damaged")
+        print(f"{finding.kind}: {finding.path}: {finding.about}".replace(str(folder), where))
+    kinds = Counter(finding.kind for finding in found)
+    if kinds["damaged"]:
+        raise InvalidInput(f"{where}: {kinds['damaged']} damaged; remove them there and run the study again")
+    if kinds["unreadable"]:
+        raise Unreadable(f"{where}: {kinds['unreadable']} cannot be read now; make them readable and look again")
+    print(f"{where}: nothing is damaged")
 
 
 def _versions() -> None:

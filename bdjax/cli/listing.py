@@ -46,7 +46,7 @@ class List:
         else:
             print("\n".join(_lines(cards)))
             if self.kind == "attacks":
-                print("set:PATH: a poisoned set of your own, an .npz (see bdjax/io/poisoned_sets.py)")
+                print("set:PATH: a poisoned set of your own, an .npz (see bdjax/io/datasets/poisoned_sets.py)")
             print(f"\nThe card of one: bdjax list {self.kind} {next(iter(cards))}")
 
 

@@ -6,10 +6,13 @@ import traceback
 from pathlib import Path
 
 from bdjax.errors import OUT_OF_MEMORY, InvalidInput, is_out_of_memory
-from bdjax.io.files import write_atomically
+from bdjax.io.files import read_regular, write_atomically
 from bdjax.io.store.store import address
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
+
+LARGEST = 2**24
+"""Bytes of what is kept of a failure."""
 
 
 class Failed(InvalidInput):
@@ -41,8 +44,9 @@ class Failures:
     def forget(self, group: Group, done: set[str]) -> None:
         """Remove what an earlier run said of a group, here or of another share, where all of those jobs are done."""
         for path in self._folder.glob(f"{group.key}-*.txt"):
-            with contextlib.suppress(FileNotFoundError):
-                if done.issuperset(path.read_text(errors="replace").rstrip().rpartition("\n")[2].split()):
+            with contextlib.suppress(FileNotFoundError, InvalidInput):
+                text = read_regular(path, LARGEST).decode(errors="replace")
+                if done.issuperset(text.rstrip().rpartition("\n")[2].split()):
                     path.unlink()
 
     def lost(self, groups: list[Group]) -> set[str]:

@@ -3,6 +3,7 @@
 The user's cache remembers seconds a cell, and seconds of compilation, of every group of cells that ran here.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,13 @@ from bdjax.study.groups import Group
 FILE = "took.json"
 TOOK = {str: {"cell": NUMBER, "compile": NUMBER}}
 """What the cache holds, as `documents.check` expects it."""
+
+
+LONGEST = 1e9
+"""Seconds that nothing takes."""
+
+UNKNOWN = 15.0
+"""Seconds of compilation of a group where none was ever measured: the most usual, on a CPU."""
 
 
 class Took(NamedTuple):
@@ -44,7 +52,8 @@ class Times:
         self._new: dict[str, dict[str, float]] = {}
 
     def _key(self, group: Group) -> str:
-        return address([group.key, self._driver, jax.local_devices()[0].device_kind, jax.__version__])
+        machine = [jax.local_devices()[0].device_kind, jax.local_device_count(), os.cpu_count(), jax.__version__]
+        return address([group.key, self._driver, *machine])
 
     def of(self, group: Group) -> Took:
         """What is known of a group."""
@@ -63,9 +72,10 @@ class Times:
 
 def _remembered() -> dict[str, dict[str, float]]:
     try:
-        return read_json(home() / FILE, TOOK) or {}
+        found = read_json(home() / FILE, TOOK) or {}
     except InvalidInput:  # what a damaged file said is measured again
         return {}
+    return {name: took for name, took in found.items() if all(0 <= value < LONGEST for value in took.values())}
 
 
 def left(groups: Iterable[Group], missing: Callable[[Group], int], times: Times) -> list[Left]:
@@ -76,7 +86,7 @@ def left(groups: Iterable[Group], missing: Callable[[Group], int], times: Times)
     found = []
     for group, count, took in held:
         guess = 0.0 if group.kind == "score" else cell
-        programs = 0.0 if group.programs or not count else took.compile or compiled
+        programs = 0.0 if group.programs or not count else took.compile or compiled or UNKNOWN
         found.append(Left(group, count, took.cell or guess, programs, not took.cell and group.kind != "score"))
     return found
 

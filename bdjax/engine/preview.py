@@ -11,12 +11,13 @@ from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared, scalars
 from bdjax.engine import drivers
 from bdjax.engine.forecast import Left, Times, left
-from bdjax.errors import Damaged
+from bdjax.engine.run import check_plan, is_done
+from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.store import results
-from bdjax.io.store.documents import read_plan
+from bdjax.io.store.documents import read_plan, read_study
 from bdjax.io.store.store import Store
 from bdjax.models.parts import convolution
-from bdjax.study import Study
+from bdjax.study import Study, index
 from bdjax.study.groups import Group, groups
 from bdjax.study.jobs import TRAINING, plan, share_of
 from bdjax.study.resolve import Work, resolve
@@ -46,13 +47,19 @@ def preview(study: Study, out: str | Path, share: tuple[int, int] = (1, 1)) -> P
     store.refresh()
     jobs = share_of(plan(work).jobs, *share)
     grouped, found = groups(work, jobs), _found(store.folder)
-    held = read_plan(store.folder / "plan.json") or {}
+    if store.folder.exists() and not store.folder.is_dir():
+        raise InvalidInput(f"{store.folder}: no folder; give one, or where none is yet")
+    path, there = store.folder / "plan.json", read_study(store.folder / "study.json")
+    held = read_plan(path) or {}
+    if held:
+        check_plan(held, study.driver, path)
+    if there:
+        index.check(store, work, there)
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
     driver, form = (held["driver"], held["convolution"]) if held else drivers.choose(work, shared)
 
     def missing(group: Group) -> int:
-        kept = group.kind in TRAINING
-        return sum(job.address not in found or (kept and not store.has_model(job.address)) for job in group.jobs)
+        return sum(not is_done(job, found, store, study.keep_scores) for job in group.jobs)
 
     parts = left(grouped, missing, Times(driver))
     if any(part.guessed and part.missing for part in parts):
@@ -85,7 +92,7 @@ def _counted(work: Work, shared: Shared, part: Left, row: float) -> Left:
     try:
         return part._replace(cell=row * _rows(work, part.group, shared))
     except (TypeError, ValueError, AttributeError, KeyError):  # it needs what only a run prepares
-        return part
+        return part._replace(cell=0.0)
 
 
 def _rows(work: Work, group: Group, shared: Shared) -> int:

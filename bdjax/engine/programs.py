@@ -93,7 +93,8 @@ def _fit(context: Context, group: Group, cell: Cell, shared: Shared) -> None:
         "compile_seconds": round(sum(program.compile_seconds for program in set(group.programs.values())), 2),
     }
 
-    def change(plan: dict) -> dict:
+    def change(plan: dict | None) -> dict:
+        plan = plan or context.plan  # somebody has removed the file
         if _answers(plan["groups"].get(group.key), asked, memory_asked):  # another writer was first
             return plan
         return plan | {"groups": plan["groups"] | {group.key: entry}}

@@ -224,8 +224,11 @@ def of(asked: Progress | bool | None) -> Progress:
         return Silent()
     if asked is None or asked is True:
         return _shown() or (Lines() if asked else Silent())
-    if not all(callable(getattr(asked, name, None)) for name in ("begin", "stage", "end")):
-        raise InvalidInput(f"progress: {asked!r}; give None, True, False or a bdjax.engine.progress.Progress")
+    told = [name for name in vars(Progress) if not name.startswith("_")]
+    lacks = [name for name in told if not callable(getattr(asked, name, None))]
+    if lacks or isinstance(asked, type):
+        why = f"lacks {lacks[0]}" if lacks else "is a class"
+        raise InvalidInput(f"progress: {asked!r} {why}; give None, True, False or a bdjax.engine.progress.Progress")
     return asked
 
 

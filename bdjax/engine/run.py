@@ -1,5 +1,6 @@
 """Running a study: groups in order, chunk by chunk, each kept on disk before the next begins."""
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -14,12 +15,11 @@ from bdjax.cells import lift, memory
 from bdjax.cells.functions import Shared
 from bdjax.engine import chunks, compiled, drivers, forecast, programs, signals
 from bdjax.engine import progress as progresses
-from bdjax.engine.failures import Failures, needed
+from bdjax.engine.failures import Failed, Failures, needed
 from bdjax.engine.programs import Context
 from bdjax.engine.progress import Progress
 from bdjax.engine.signals import Interrupted
 from bdjax.errors import Damaged, InvalidInput, Unreadable
-from bdjax.io.files import set_aside
 from bdjax.io.store import results
 from bdjax.io.store.checkpoints import sweep_up, unfinished
 from bdjax.io.store.documents import read_plan
@@ -72,11 +72,15 @@ def run(
     work = resolve(study)
     if out is not None:
         return _run(work, Store.at(out), told, share)
-    folder = Path(tempfile.mkdtemp(prefix="bdjax-"))
+    folder, kept = Path(tempfile.mkdtemp(prefix="bdjax-")), False
     try:
         return _run(work, Store(folder), told, share)
+    except Failed:  # which names the tracebacks there
+        kept = True
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
@@ -90,8 +94,31 @@ def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -
             runner.run()
         finally:
             progress.end()
+        if told:  # it came while all was done
+            raise Interrupted(told[0])
     store.refresh()  # with what other shares have put there since
     return results.load(store.folder)
+
+
+def is_done(job: Job, found: set[str], store: Store, keep_scores: bool) -> bool:
+    """Whether a job's row is among those found, and its file there where it makes one."""
+    if job.kind == "detect" and keep_scores and not store.has_scores(job.address):
+        return False
+    return job.address in found and (job.kind not in TRAINING or store.has_model(job.address))
+
+
+def check_plan(held: dict, driver: str, path: Path) -> None:
+    """Refuse a plan.json that says what cannot be, or another driver than a study asks for.
+
+    Raises:
+        InvalidInput: says which.
+    """
+    if driver not in ("auto", held["driver"]):
+        raise InvalidInput(f"driver {driver}; {path} says {held['driver']}; give that or auto, or remove the file")
+    if held["driver"] not in lift.DRIVERS:
+        raise InvalidInput(f"{path}: no driver {held['driver']!r}; remove the file")
+    if held["convolution"] not in convolution.FORMS:
+        raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
 
 
 class _Runner:
@@ -100,6 +127,7 @@ class _Runner:
     def __init__(self, work: Work, jobs: list[Job], store: Store, progress: Progress, told: list[int]):
         shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
         self.store = store
+        store.heed = self._heed
         self.groups = groups(work, jobs)
         trained = (len(group.jobs) for group in self.groups if group.kind in TRAINING)
         usual = min(programs.LARGEST, max(trained, default=1))
@@ -117,6 +145,7 @@ class _Runner:
         self.context.progress.begin(len(models), sum(map(self._done, models)))
         self.context.plan = self.store.update_json("plan.json", read_plan, self._planned)
         self.context.times = forecast.Times(self.context.driver)
+        self._expect()
         self._compare_threads(self.context.plan["threads"], lift.threads())
         self.context.shared = lift.everywhere(self.context.shared, self.context.mesh)
 
@@ -126,14 +155,8 @@ class _Runner:
         Raises:
             InvalidInput: the study asks for another driver than the folder's.
         """
-        asked, path = self.context.work.study.driver, self.store.folder / "plan.json"
-        if held and asked not in ("auto", held["driver"]):
-            raise InvalidInput(f"driver {asked}; {path} says {held['driver']}; give that or auto, or remove the file")
-        if held and held["driver"] not in lift.DRIVERS:
-            raise InvalidInput(f"{path}: no driver {held['driver']!r}; remove the file")
-        if held and held["convolution"] not in convolution.FORMS:
-            raise InvalidInput(f"{path}: no form of convolution {held['convolution']!r}; remove the file")
         if held:
+            check_plan(held, self.context.work.study.driver, self.store.folder / "plan.json")
             return held
         self.context.progress.stage("choosing a driver", 0)
         driver, form = drivers.choose(self.context.work, self.context.shared, self._heed)
@@ -152,13 +175,18 @@ class _Runner:
         try:
             with convolution.using(self.context.plan["convolution"]):
                 self._run()
+        except BaseException:
+            with contextlib.suppress(Exception):  # which would hide what went wrong
+                self._weigh(beside)
+            raise
         finally:
-            self._weigh(beside)
-            self.context.times.save()
+            with contextlib.suppress(OSError, InvalidInput):  # a cache
+                self.context.times.save()
+        self._weigh(beside)
 
-    def _expect(self, running: Group, done: float) -> None:
+    def _expect(self, running: Group | None = None, done: float = 0.0) -> None:
         """Tell how long what is left will take; of the running chunk so many cells are done."""
-        if time.monotonic() - self._expected < EXPECT_SECONDS:
+        if running and time.monotonic() - self._expected < EXPECT_SECONDS:
             return
         self._expected = time.monotonic()
         lost = self.failures.lost(self.groups)
@@ -167,8 +195,10 @@ class _Runner:
             return sum(job.address not in self.found and job.address not in lost for job in group.jobs)
 
         parts = forecast.left(self.groups, missing, self.context.times)
-        left = forecast.seconds(parts) - done * self.context.times.of(running).cell
-        self.context.progress.expect(left, any(part.guessed and part.missing for part in parts))
+        left = forecast.seconds(parts) - (done * self.context.times.of(running).cell if running else 0.0)
+        guessed = any(part.guessed and part.missing for part in parts)
+        if running or not guessed:  # before anything has run a guess has nothing to go by
+            self.context.progress.expect(left, guessed)
 
     def _weigh(self, beside: int) -> None:
         """Note how much memory was planned and how much was held, of the writer that held the most."""
@@ -178,7 +208,8 @@ class _Runner:
         planned = beside + max(self.context.plan["groups"][key]["bytes"] for key in used)
         held = {"planned": planned, "held": memory.peak()}
 
-        def change(plan: dict) -> dict:
+        def change(plan: dict | None) -> dict:
+            plan = plan or self.context.plan  # somebody has removed the file
             return plan | {"held": max(plan["held"], held, key=lambda one: one.get("held", 0))}
 
         self.store.update_json("plan.json", read_plan, change)
@@ -191,7 +222,13 @@ class _Runner:
             if not worked:
                 self._wait(waited)
         self._heed()
-        sweep_up(self.store.folder / "checkpoints", self.found.__contains__, self.store.is_alive)
+        missing = {job.address for group in self.groups for job in group.jobs if not self._done(job)}
+        done = (self.found - missing).__contains__
+        sweep_up(
+            self.store.folder / "checkpoints",
+            done,
+            lambda name: name != self.store.writer and self.store.is_alive(name),
+        )
         self.store.publish()
         self._heed()
         self.failures.check()
@@ -233,13 +270,11 @@ class _Runner:
         try:
             return set(results.read_shard(path))
         except Damaged as error:
-            set_aside(path, error)
+            self.store.set_aside(path, error)
             return set()
 
     def _done(self, job: Job) -> bool:
-        if job.kind == "detect" and self.context.work.study.keep_scores and not self.store.has_scores(job.address):
-            return False
-        return job.address in self.found and (job.kind not in TRAINING or self.store.has_model(job.address))
+        return is_done(job, self.found, self.store, self.context.work.study.keep_scores)
 
     def _ready(self, job: Job) -> bool:
         return all(map(self.store.has_model, needed(job)))

@@ -14,7 +14,6 @@ from bdjax.cells import lift
 from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.data import images, sources
 from bdjax.errors import Damaged
-from bdjax.io.files import set_aside
 from bdjax.io.store.pictures import read_sample
 from bdjax.io.store.store import Store, address
 from bdjax.io.store.trees import save_named
@@ -33,7 +32,7 @@ def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells:
     for text in dict.fromkeys(texts):
         path = store.folder / "samples" / f"{address(text)}.safetensors"
         count, place = max((count, -place) for place, count in enumerate(counts) if texts[place] == text)
-        if _stored(path) >= count:
+        if _stored(store, path) >= count:
             continue
         clean, triggered = jax.device_get(_pictures(scene, lift.pick(cells, -place), shared))
         found = shared.assets.get("figures", {}) if isinstance(shared.assets, dict) else {}
@@ -42,12 +41,12 @@ def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells:
         save_named(path, {"clean": clean, "triggered": triggered}, about)
 
 
-def _stored(path: Path) -> int:
+def _stored(store: Store, path: Path) -> int:
     """The poisoned rows of the cell whose pictures are stored; -1 where there are none."""
     try:
         return read_sample(path)[1] if path.exists() else -1
     except Damaged as error:
-        set_aside(path, error)
+        store.set_aside(path, error)
         return -1
 
 

@@ -29,7 +29,7 @@ def noted(acknowledge: Callable[[], None]) -> Iterator[list[int]]:
         if told and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second time somebody means now
         told.append(number)
-        with contextlib.suppress(RuntimeError):  # what was being printed when the signal came goes on
+        with contextlib.suppress(Exception):  # whoever is told may be in the midst of printing, or gone
             acknowledge()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -30,13 +30,8 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
     used = {kind: {card.name: asdict(card) for card in cards} for kind, cards in work.cards().items()}
 
     def change(held: dict | None) -> dict:
-        if held and held["base"] != work.base:
-            other = next(name for name in work.base if held["base"].get(name) != work.base[name])
-            given, there = work.base[other], held["base"].get(other)
-            text = f"{store.folder} holds a study of {other} {there}, not {given}; give another --out"
-            raise InvalidInput(text.replace("\n", " "))
         if held:
-            _check_shared(store, json.loads(held["attributes"]["config"]), json.loads(config(work.study)))
+            check(store, work, held)
         key = ("attack", "ratio", "seed", "defense")
         cells = {tuple(cell[name] for name in key): cell for cell in (held or {"cells": []})["cells"]}
         for cell in planned.cells:
@@ -62,12 +57,22 @@ def enter(store: Store, work: Work, planned: Plan) -> None:
     store.update_json("study.json", read_study, change)
 
 
-def _check_shared(store: Store, held: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse to put cells under other settings beside those of a folder, where tables would average over both."""
+def check(store: Store, work: Work, there: dict[str, Any]) -> None:
+    """Refuse to put cells beside those of a folder's study.json where tables would average over what differs.
+
+    Raises:
+        InvalidInput: the folder is of other data, another network, or other settings that all of its cells share.
+    """
+    if there["base"] != work.base:
+        other = next(name for name in work.base if there["base"].get(name) != work.base[name])
+        given, before = work.base[other], there["base"].get(other)
+        text = f"{store.folder} holds a study of {other} {before}, not {given}; give another --out"
+        raise InvalidInput(text.replace("\n", " "))
+    held, asked = json.loads(there["attributes"]["config"]), json.loads(config(work.study))
     for name in SHARED:
         if (name != "suspects" or (held["detectors"] and asked["detectors"])) and held[name] != asked[name]:
-            given, there = (f"{name.replace('_', ' ')} {one[name]!r}" for one in (asked, held))
-            raise InvalidInput(f"{store.folder} holds a study of {there}, not {given}; give another --out")
+            given, before = (f"{name.replace('_', ' ')} {one[name]!r}" for one in (asked, held))
+            raise InvalidInput(f"{store.folder} holds a study of {before}, not {given}; give another --out")
 
 
 def _attributes(work: Work) -> dict[str, str]:

@@ -54,6 +54,20 @@ def load(names: Iterable[str]) -> None:
                 registry[entry] = method._replace(make=make)
 
 
+def check() -> None:
+    """Refuse what was registered without a plugin, from Python, as `load` refuses what a plugin registers.
+
+    Raises:
+        InvalidInput: an entry is no method.
+    """
+    for kind, registry in _registries().items():
+        for entry, method in list(registry.items()):
+            if wrong := _wrong(method):
+                raise InvalidInput(f"{kind}[{entry!r}] {wrong}; register a cards.Method")
+            if owner(kind, method, entry) and not hasattr(method.make, "guarded"):
+                registry[entry] = method._replace(make=_guarded(method.make, MADE[kind], f"{kind}[{entry!r}].make"))
+
+
 def owner(kind: str, method: Method | None, text: str) -> str:
     """Whose a method is, as errors name it; "" where it is the library's own.
 
@@ -86,12 +100,22 @@ def _guarded(make: Callable, kind: type, where: str) -> Callable:
             raise
         except Exception as error:
             raise InvalidInput(f"{where}: {type(error).__name__}: {error}; mend the plugin") from error
+        if isinstance(made, Detector) and (wrong := _misjudges(made)):
+            raise InvalidInput(f"{where} returned a Detector whose {wrong}")
         if not isinstance(made, kind) or (kind is tuple and not all(isinstance(one, Stage) for one in made)):
             wanted = "a tuple of types.Stage" if kind is tuple else f"a types.{kind.__name__}"
             raise InvalidInput(f"{where} returned a {type(made).__name__}; let it return {wanted}")
         return made
 
+    guarded.guarded = True
     return guarded
+
+
+def _misjudges(made: Detector) -> str:
+    """What of a detector's plain fields cannot be, if anything."""
+    if not isinstance(made.on, tuple) or not made.on or not set(made.on) <= {"rows", "queries"}:
+        return f"on is {made.on!r}; let it be a tuple of 'rows', 'queries' or both"
+    return "" if made.calibrate in ("", "clean", "valid") else f"calibrate is {made.calibrate!r}; choose clean or valid"
 
 
 def _registries() -> dict[str, dict[str, Any]]:

@@ -14,12 +14,12 @@ import numpy as np
 
 from bdjax import attacks, audits, defenses, detection
 from bdjax.cells import functions, memory
-from bdjax.cells.functions import Cell, Scene, Shared, scalars
+from bdjax.cells.functions import Cell, Scene, Shared, Unneeded, scalars
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
 from bdjax.study import Study
 from bdjax.study.plugins import owner
-from bdjax.types import Poison, Weights
+from bdjax.types import Audit, Poison, Weights
 
 LIBRARY = Path(__file__).parents[1]
 
@@ -56,17 +56,12 @@ def _parts(work, victim: Weights, data: Shared) -> Iterator[tuple[str, bool, Cal
         yield where, bool(where), partial(_trace, work.scene, method.stages, method, where, victim, data)
     for text, method in work.audits.items():
         where, audit = owner("AUDITS", audits.AUDITS[method.spec.name], text), work.audit_of(text, None)
-        measure = functions.measure(_rehearsed(work.scene), audit, method.needs, work.net) if where else None
-        yield where, bool(where), partial(_trace, work.scene, audit.stages, method, where, victim, data, measure)
+        yield where, bool(where), partial(_trace, work.scene, audit.stages, method, where, victim, data, audit)
     for text, method in work.detectors.items():
         where = owner("DETECTORS", detection.DETECTORS[method.spec.name], text)
         for judges in method.detector.on:
             scene, stages = work.scene._replace(judges=judges), method.judging(judges)
             yield where, bool(where), partial(_trace, scene, stages, method, where, victim, data)
-
-
-def _rehearsed(scene: Scene) -> Scene:
-    return scene._replace(rehearsed=True)
 
 
 def _cell(scene: Scene, settings, victim: Weights, data: Shared) -> Cell:
@@ -90,16 +85,36 @@ def _cell(scene: Scene, settings, victim: Weights, data: Shared) -> Cell:
     return cell
 
 
-def _trace(scene: Scene, stages, method, where: str, victim: Weights, data: Shared, measure=None) -> None:
+def _trace(scene: Scene, stages, method, where: str, victim: Weights, data: Shared, audit: Audit | None = None) -> None:
     cell = _cell(scene, method.spec.traced, victim, data)
-    if where:
-        scene, numbers = _rehearsed(scene), [np.int32(0)] * len(stages)
-        stages_of = partial(functions.run_stages, scene, stages, method.needs, numbers)
-        cell = jax.eval_shape(lambda cell, data: stages_of(cell, data)[0], cell, data)
-        if measure:
-            jax.eval_shape(lambda cell, data: measure((), cell, data)[1], cell, data)
-    elif stages:
-        functions.steps(scene, stages[0], method.needs, cell, data)
+    if not where:
+        if stages:
+            functions.steps(scene, stages[0], method.needs, cell, data)
+        return
+    try:
+        _trace_whole(scene, stages, method.needs, cell, data, audit)
+    except Exception as error:
+        _look_for_unneeded(scene._replace(rehearsed=True), stages, method.needs, cell, data, audit)
+        raise error
+
+
+def _trace_whole(scene: Scene, stages, needs, cell: Cell, data: Shared, audit: Audit | None) -> None:
+    numbers = [np.int32(0)] * len(stages)
+    stages_of = partial(functions.run_stages, scene, stages, needs, numbers)
+    cell = jax.eval_shape(lambda cell, data: stages_of(cell, data)[0], cell, data)
+    if audit:
+        measure = functions.measure(scene, audit, needs, scene.net)
+        jax.eval_shape(lambda cell, data: measure((), cell, data)[1], cell, data)
+
+
+def _look_for_unneeded(*rehearsed) -> None:
+    """Raise what says that a field was read which is not needed, if that was what went wrong."""
+    try:
+        _trace_whole(*rehearsed)
+    except Unneeded:
+        raise
+    except Exception:
+        return
 
 
 def _trace_attack(work, attack, settings, victim: Weights, data: Shared) -> None:

@@ -101,6 +101,7 @@ def resolve(asked: Study) -> Work:
     """
     study.check(asked)
     plugins.load(asked.plugins)
+    plugins.check()
     specs = _parse(asked)
     dataset = datasets.load(asked.dataset, flip=asked.flip)
     shape, classes = dataset.shape, dataset.count

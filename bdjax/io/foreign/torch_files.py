@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bdjax.errors import InvalidInput
+from bdjax.io.files import check_memory
 
 WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 """Names under which training scripts keep the state dict in a larger one, in the order in which they are tried."""
@@ -48,7 +49,7 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
             break
     if not isinstance(found, Mapping) or not found or not all(map(_plain, found.values())):
         raise InvalidInput(f"{where}: holds no state dict; save one with torch.save(model.state_dict(), PATH)")
-    arrays = {str(name).removeprefix("module."): _array(value) for name, value in found.items()}
+    arrays = {str(name).removeprefix("module."): _array(value, where) for name, value in found.items()}
     if len(arrays) < len(found):
         raise InvalidInput(f"{where}: has names with and without module. before them; save the state_dict() of one")
     return arrays
@@ -81,8 +82,9 @@ def _plain(value) -> bool:
     return whole and value.dtype in kinds
 
 
-def _array(tensor) -> np.ndarray:
+def _array(tensor, where: str) -> np.ndarray:
     import torch
 
-    tensor = tensor.detach()
+    check_memory(tensor.numel() * max(4, tensor.element_size()), where)  # strides of 0 make a large one of a few bytes
+    tensor = tensor.detach().resolve_neg()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

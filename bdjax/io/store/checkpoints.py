@@ -105,14 +105,17 @@ def check(path: Path) -> None:
 
     Raises:
         Damaged: it is not.
+        Unreadable: it is there, and reading it failed.
     """
     about = read_marker(path / "about.json")
     try:
         if about:
             _read(path / about["state"], about["checksum"])
-    except FileNotFoundError:  # its writer has just written the next one, or is done
-        pass
     except Exception as error:  # whatever orbax and tensorstore answer
+        if isinstance(error, FileNotFoundError) and read_marker(path / "about.json") != about:
+            return  # its writer has just written the next one, or is done
+        if system_error(error) not in (0, *NO_FILE):
+            raise unreadable(path, system_error(error)) from error
         raise Damaged(f"{path}: a damaged checkpoint ({' '.join(str(error).split())[:80]}); remove it") from error
 
 
@@ -134,12 +137,12 @@ def _place(about: dict[str, Any]) -> tuple[int, ...]:
 def sweep_up(folder: Path, done: Callable[[str], bool], alive: Callable[[str], bool]) -> None:
     """Remove the checkpoints in `folder` that no chunk needs.
 
-    Those are the ones whose jobs are all done, and what writers that are dead have left without a marker.
+    Those are the ones that no living writer has, and whose jobs are all done or which have no marker.
     """
     marked = dict(unfinished(folder))
     for path in sorted(folder.glob("*/*")):
-        needless = all(map(done, marked[path])) if path in marked else not alive(path.name)
-        if needless and path.suffix != DAMAGED:
+        unread = path not in marked and (path / "about.json").exists()  # it may be readable another time
+        if path.suffix != DAMAGED and not unread and not alive(path.name) and all(map(done, marked.get(path, ()))):
             shutil.rmtree(path, ignore_errors=True)
     for path in sorted(folder.glob("*")):
         _remove_empty(path)
@@ -151,13 +154,15 @@ def _remove_empty(folder: Path) -> None:
 
 
 def unfinished(folder: Path) -> list[tuple[Path, list[str]]]:
-    """The checkpoints of chunks in `folder`, each with the jobs that it is of."""
-    found = {path.parent: about["jobs"] for path, about in _marked(sorted(folder.glob("*/*/about.json")))}
-    return list(found.items())
+    """The checkpoints in `folder`, of every writer of every chunk, each with the jobs that it is of."""
+    return [(path, about["jobs"]) for path, about in _marked(sorted(folder.glob("*/*/about.json")), patient=True)]
 
 
-def _marked(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders of writers with a whole marker, and what it says; one whose marker is damaged is set aside."""
+def _marked(paths: Iterable[Path], patient: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of writers with a whole marker, and what it says; one whose marker is damaged is set aside.
+
+    patient: leave out those that cannot be read now.
+    """
     for path in paths:
         if path.parent.suffix == DAMAGED:
             continue
@@ -165,6 +170,10 @@ def _marked(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
             about = read_marker(path)
         except Damaged as error:
             set_aside(path.parent, error)
+            continue
+        except Unreadable:
+            if not patient:
+                raise
             continue
         if about:
             yield path.parent, about

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import InvalidInput, Unreadable
 from bdjax.io.files import DAMAGED
 from bdjax.io.store import checkpoints, documents, results
 from bdjax.io.store.pictures import read_sample, read_suspects
-from bdjax.io.store.store import address
+from bdjax.io.store.store import TEMPORARY, address
 from bdjax.io.store.trees import load_named, load_trained
 
 TREES: dict[str, Callable] = {
@@ -24,7 +24,7 @@ TREES: dict[str, Callable] = {
 class Finding(NamedTuple):
     """Something in a folder that a study lacks, does not need or cannot use."""
 
-    kind: str  # damaged, failed, orphaned, left over
+    kind: str  # damaged, unreadable, failed, orphaned, left over
     path: Path
     about: str
 
@@ -54,7 +54,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob("**/*")):
         if path.suffix == DAMAGED:
             yield Finding("left over", path, "set aside; remove it once it was looked at")
-        elif path.name.startswith(".") and path.is_file():
+        elif TEMPORARY.search(path.name) and path.is_file():
             yield Finding("left over", path, "the file of a write that was cut short; the next run removes it")
 
 
@@ -62,7 +62,7 @@ def _read(path: Path, read: Callable) -> Iterator[Finding]:
     try:
         read(path)
     except InvalidInput as error:
-        yield Finding("damaged", path, str(error))
+        yield Finding("unreadable" if isinstance(error, Unreadable) else "damaged", path, str(error))
 
 
 def _orphans(folder: Path, index: dict) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,11 @@ URL = re.compile("([a-z][a-z0-9+.-]+):/{1,2}(.+)")
 NAME = re.compile("[a-z]+/[^./][^/]*")
 """Names in a store that are a study's; others are left alone, so that none leads out of the mirror."""
 
-NUMBERED = {name: re.compile(rf"{name}\.(\d{{6}})\.json") for name in ("study", "plan")}
+NUMBERED = {name: re.compile(rf"{name}\.(\d{{6,9}})\.json") for name in ("study", "plan")}
 """Names of the numbered files, by the name that the last of them has in the mirror."""
+
+TRIES, PAUSE = 20, 0.1
+"""How often the last of them is asked for where it is gone once it was listed, and seconds in between."""
 
 LAZY = ("models", "assets")
 """Folders whose files are brought when they are asked for."""
@@ -65,13 +69,14 @@ class Remote:
 
     def pull(self) -> None:
         """See what is there, and bring what is not lazy and not here."""
+        remembered = self._remembered()  # before listing: another process may put files there at the same time
         with self._reaching():
             self._files.invalidate_cache()
             found = self._files.find(self._root)
         names = (path.removeprefix(self._root).lstrip("/") for path in found)
         self._there = {name for name in names if NAME.fullmatch(name)} - self._damaged
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in self._remembered() - self._there - self._damaged:  # somebody has removed it there
+        for name in remembered - self._there - self._damaged:  # somebody has removed it there
             (self.folder / name).unlink(missing_ok=True)
         for name in sorted(self._there):
             first = name.partition("/")[0]
@@ -79,38 +84,54 @@ class Remote:
             if brought or first == "failures":
                 with contextlib.suppress(FileNotFoundError):  # it is gone since
                     self._get(name)
-        for name in NUMBERED:
-            self.bring(f"{name}.json")
+        for name in (f"{stem}.json" for stem in NUMBERED):
+            content = self.last(name)[1]
+            if content is None:
+                (self.folder / name).unlink(missing_ok=True)
+            else:
+                write_atomically(self.folder / name, lambda new, content=content: new.write_bytes(content))
         self._remember()
 
-    def bring(self, name: str) -> int:
-        """Bring the last of the numbered files of that name, study.json or plan.json; its number, 0 where none is."""
-        while True:
+    def last(self, name: str) -> tuple[int, bytes | None]:
+        """The number of the last file of that name, study.json or plan.json, and what is in it; (0, None) for none."""
+        for _ in range(TRIES):
             number = max(self._numbers(name), default=0)
-            try:
-                if number:
-                    self._get(name, self._numbered(name, number))
-                else:
-                    (self.folder / name).unlink(missing_ok=True)
-                return number
-            except FileNotFoundError:  # others have written two more since
-                continue
+            if not number:
+                return 0, None
+            content = self._read(name, number)
+            if content is not None:
+                return number, content
+            time.sleep(PAUSE)  # others have written two more since
+        raise OSError(errno.EIO, f"{self._numbered(name, number)} is listed and not there", self.url)
 
-    def commit(self, name: str, number: int) -> bool:
-        """Put the mirror's file there under that number, unless another writer was first; whether it was put."""
-        target = f"{self._root}/{self._numbered(name, number)}"
+    def commit(self, name: str, number: int, text: str) -> bool:
+        """Put a text there under that number, unless another writer was first; whether it was put."""
+        content, failure = text.encode(), None
         try:
-            with self._reaching(FileExistsError):
-                self._files.pipe_file(target, (self.folder / name).read_bytes(), mode="create")
-        except FileExistsError:
+            self._files.pipe_file(f"{self._root}/{self._numbered(name, number)}", content, mode="create")
+        except Exception as error:  # servers differ in how they say that another was first
+            failure = error
+        there = self._read(name, number)
+        if there is None and failure is not None:
+            with self._reaching():
+                raise failure
+        if there != content:
             return False
         numbers = self._numbers(name)
-        if max(numbers) > number:  # this writer slept so long that the number was free again
+        if max(numbers, default=0) > number:  # this writer slept so long that the number was free again
             self._remove(self._numbered(name, number))
             return False
         for old in sorted(numbers)[:-2]:
             self._remove(self._numbered(name, old))
         return True
+
+    def _read(self, name: str, number: int) -> bytes | None:
+        """What is in the file of that number; None where there is none."""
+        try:
+            with self._reaching(FileNotFoundError):
+                return self._files.cat_file(f"{self._root}/{self._numbered(name, number)}")
+        except FileNotFoundError:
+            return None
 
     def _numbers(self, name: str) -> list[int]:
         with self._reaching():
@@ -169,6 +190,9 @@ class Remote:
             name = self._name(path)
             if self._states.get(name) != _state(path):
                 self._put(name, anew=True)
+        for name in sorted(self._damaged):  # made again under another name
+            self._remove(name)
+        self._damaged.clear()
         for name in [name for name in self._there if name.startswith("failures/")]:
             if not (self.folder / name).exists():  # it was tried again and is done
                 self._remove(name)
@@ -179,13 +203,13 @@ class Remote:
         """What the store calls the file at a path of the mirror, below its root."""
         return path.relative_to(self.folder).as_posix()
 
-    def _get(self, name: str, there: str | None = None) -> None:
-        """Bring a file, which the store may have under another name.
+    def _get(self, name: str) -> None:
+        """Bring a file.
 
         Raises:
             FileNotFoundError: the store no longer has it.
         """
-        path, source = self.folder / name, f"{self._root}/{there or name}"
+        path, source = self.folder / name, f"{self._root}/{name}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._reaching(FileNotFoundError):
             write_atomically(path, lambda new: self._files.get_file(source, str(new)))

@@ -6,6 +6,7 @@ the figures of an audit; one of kind `detect`, those of a detector on a victim. 
 study.json, so a model that serves many cells is stored once.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -52,7 +53,11 @@ PROGRAM = ("label", "capacity", "bytes", "compile_seconds")
 
 def failures(folder: Path) -> list[str]:
     """What went wrong in each group of cells that failed and was not done since: a line each."""
-    return [path.read_text(errors="replace").partition("\n")[0] for path in sorted((folder / "failures").glob("*.txt"))]
+    lines = []
+    for path in sorted((folder / "failures").glob("*.txt")):
+        with contextlib.suppress(InvalidInput):  # it was tried again and is done, or is none of a run's
+            lines.append(read_regular(path, LARGEST).decode(errors="replace").partition("\n")[0])
+    return lines
 
 
 def write_shard(

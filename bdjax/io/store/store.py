@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bdjax.errors import Damaged, InvalidInput, Unreadable
-from bdjax.io.files import read_regular, set_aside
+from bdjax.io.files import NO_FILE, read_regular, set_aside
 from bdjax.io.store import documents, remote
 from bdjax.io.store.trees import load_named, load_trained, save_trained
 from bdjax.types import PyTree, Trained
@@ -38,6 +39,16 @@ SILENCE = 60.0
 
 LOCK_POLL = 0.01
 """Seconds between two tries to take a lock."""
+
+LOCK_PATIENCE = 3.0
+"""Seconds of waiting for a lock after which a signal is answered: shorter ones end by themselves."""
+
+UNWRITABLE = (*NO_FILE, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST)
+LOCKLESS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+"""Errors that say that no folder can be made or written there, and that a file system has no locks."""
+
+CONTESTED = 100
+"""Tries to change a file of an object store that others change too."""
 
 LONGEST = 1000
 """Bytes of a claim or of a writer's sign."""
@@ -79,6 +90,7 @@ class Store:
     def __init__(self, folder: Path, far: remote.Remote | None = None):
         self.folder, self.remote = folder, far
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.heed: Callable[[], None] = lambda: None  # raises where this process was told to stop
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -95,7 +107,7 @@ class Store:
             self._live()
             self._sweep()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in UNWRITABLE:  # a full or failing disk
                 raise
             raise InvalidInput(f"{self.folder}: {error.strerror}; give a folder that can be written") from None
         self.refresh()
@@ -107,8 +119,8 @@ class Store:
         self._heart.join()
         with self._locked():
             for claim in (self.folder / "claims").glob("*.claim"):
-                owner = _text(claim)
-                if owner == self.writer or not self.is_alive(owner):
+                owner = self._owner(claim)
+                if owner is not None and (owner == self.writer or not self.is_alive(owner)):
                     claim.unlink()
             for sign in self._signs():
                 if sign.stem == self.writer or not self.is_alive(sign.stem):
@@ -117,7 +129,7 @@ class Store:
     def _sweep(self) -> None:
         """Remove the temporary files of writers that are dead: a kill between a write and its rename leaves them."""
         with self._locked():
-            living = {_text(sign).partition(" ")[0] for sign in self._signs() if self.is_alive(sign.stem)}
+            living = {(self._owner(sign) or "").partition(" ")[0] for sign in self._signs() if self.is_alive(sign.stem)}
             now = self._sign(self.writer).stat().st_mtime
             cut = [path for pattern in (".*.*-*", "*/.*.*-*") for path in self.folder.glob(pattern)]
             found = [(path, TEMPORARY.search(path.name)) for path in cut]
@@ -133,6 +145,13 @@ class Store:
 
     def _claim(self, name: str) -> Path:
         return self.folder / "claims" / f"{name}.claim"
+
+    def _owner(self, claim: Path) -> str | None:
+        """The writer that a claim names: "" where there is none, None where the claim cannot be read now."""
+        try:
+            return _text(claim)
+        except Unreadable:
+            return None
 
     def _sign(self, writer: str) -> Path:
         return self.folder / "claims" / f"{writer}.writer"
@@ -158,6 +177,9 @@ class Store:
             try:
                 self._wait_for(handle)
             except OSError as error:
+                if error.errno not in LOCKLESS:
+                    error.filename = str(path)
+                    raise
                 raise InvalidInput(
                     f"{self.folder}: its file system has no locks ({error.strerror}); give a folder on one that has"
                 ) from error
@@ -166,12 +188,14 @@ class Store:
 
     def _wait_for(self, handle) -> None:
         """Take the lock; who waits long for it says so, for its holder may be stopped."""
-        said = time.monotonic()
+        begun = said = time.monotonic()
         while True:
             try:
                 return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(LOCK_POLL)
+            if time.monotonic() - begun > LOCK_PATIENCE:
+                self.heed()
             if time.monotonic() - said > SILENCE:
                 said = time.monotonic()
                 text = "bdjax: %s: another process holds its lock; if that one is stopped, let it go on or end it"
@@ -179,13 +203,12 @@ class Store:
 
     def is_alive(self, writer: str) -> bool:
         """Whether a writer has given a sign of life lately and, on this host, its process is there."""
-        said = _text(self._sign(writer))
         try:
-            process, host = said.split(maxsplit=1)
+            process, host = _text(self._sign(writer)).split(maxsplit=1)
             if host == socket.gethostname():
                 os.kill(int(process), 0)
             return abs(self._silence(writer)) < SILENCE  # a sign of the future is as old as its clock is wrong
-        except PermissionError:  # the process is there and somebody else's
+        except (PermissionError, Unreadable):  # the process is there and somebody else's, or nobody can say
             return True
         except (OSError, ValueError, OverflowError):
             return False
@@ -205,8 +228,8 @@ class Store:
         with self._locked():
             for name in names:
                 path = self._claim(name)
-                owner = _text(path)
-                if owner not in ("", self.writer) and self.is_alive(owner):
+                owner = self._owner(path)
+                if owner is None or (owner not in ("", self.writer) and self.is_alive(owner)):
                     continue
                 path.unlink(missing_ok=True)  # it may be a link that somebody else has put there
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
@@ -228,9 +251,9 @@ class Store:
         """A living writer that works on one of `names`, and for how many seconds it has been silent; None if none."""
         self._live()
         for name in names:
-            owner = _text(self._claim(name))
+            owner = self._owner(self._claim(name))
             with contextlib.suppress(OSError):
-                if owner != self.writer and self.is_alive(owner):
+                if owner not in (None, self.writer) and self.is_alive(owner):
                     return owner, self._silence(owner)
         return None
 
@@ -239,7 +262,7 @@ class Store:
         with self._locked():
             for name in names:
                 path = self._claim(name)
-                if _text(path) == self.writer:
+                if self._owner(path) == self.writer:
                     path.unlink()
 
     def model_path(self, name: str) -> Path:
@@ -298,10 +321,14 @@ class Store:
         except Unreadable:
             raise
         except InvalidInput as error:
-            set_aside(path, error)
-            if self.remote:
-                self.remote.forget(path)
+            self.set_aside(path, error)
             raise Damaged(str(error)) from error
+
+    def set_aside(self, path: Path, reason: object) -> None:
+        """Rename what is damaged (see `files.set_aside`), and have it made again in the object store too."""
+        set_aside(path, reason)
+        if self.remote:
+            self.remote.forget(path)
 
     def refresh(self) -> None:
         """Bring what is new in the object store, where the folder mirrors one."""
@@ -323,12 +350,29 @@ class Store:
         """
         path = self.folder / name
         with self._locked():
-            while True:
-                number = self.remote.bring(name) if self.remote else 0
-                held = read(path)
+            for _ in range(CONTESTED):
+                number, held = self._last(name, read) if self.remote else (0, read(path))
                 content = json.loads(json.dumps(change(held)))  # as it is read: without tuples
-                if content == held:
-                    return content
-                documents.write_json(path, content)
-                if self.remote is None or self.remote.commit(name, number + 1):
-                    return content
+                changed = content != held
+                if changed and self.remote and not self.remote.commit(name, number + 1, documents.text_of(content)):
+                    self.heed()
+                    continue
+                if changed or self.remote:
+                    documents.write_json(path, content)
+                return content
+        raise OSError(errno.EIO, f"{name} is changed by others all the time", self.remote.url)
+
+    def _last(self, name: str, read: Callable[[Path], dict[str, Any] | None]) -> tuple[int, dict | None]:
+        """The number of the last file of that name in the object store, and what it says.
+
+        Read from a copy of its own: the mirror's is replaced by whoever else reads the study on this machine.
+        """
+        number, content = self.remote.last(name)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
+            if content is not None:
+                path.write_bytes(content)
+            try:
+                return number, read(path)
+            except InvalidInput as error:
+                raise InvalidInput(str(error).replace(str(path), f"{self.remote.url}/{name}")) from error
