@@ -11,7 +11,7 @@ import bdjax
 from bdjax import cli
 from bdjax.analysis.parts import stored
 from bdjax.engine import run as engine
-from bdjax.errors import InvalidInput
+from bdjax.errors import Damaged, InvalidInput
 from bdjax.io.store import remote
 from bdjax.io.store.documents import read_json, text_of
 
@@ -190,6 +190,72 @@ def test_shares_that_ask_for_different_cells_at_one_moment_lose_none(alone, data
     monkeypatch.setattr(engine.index, "read_study", late)
     bdjax.run(halves[0], url)
     same(bdjax.load(url), alone[0])
+
+
+def flip_shards(url) -> None:
+    files, root = fsspec.core.url_to_fs(url)
+    for path in files.find(f"{root}/results"):
+        if "/run-" in path:
+            content = bytearray(files.cat_file(path))
+            content[500] ^= 1
+            files.pipe_file(path, bytes(content))
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_damaged_shards_in_the_store_are_made_again(alone, data, url, host, looked):
+    """Also in one chunk, under another name, and where a look has brought them before."""
+    for seeds in (0,), (0, 1):
+        bdjax.run(tiny.study(data, **ASKED | {"seeds": seeds}), url)
+    flip_shards(url)
+    host(1)
+    if looked:
+        with pytest.raises(Damaged):
+            bdjax.load(url)
+    bdjax.run(tiny.study(data, **ASKED), url)
+    host(2)
+    same(bdjax.load(url), alone[0])
+
+
+def test_whatever_a_server_says_of_a_number_that_is_taken(url, host, monkeypatch):
+    """Some answer with an error of their own, some write nothing and say that they did."""
+    memory = type(fsspec.filesystem("memory"))
+    put, answers = memory.pipe_file, iter([OSError(22, "At least one of the pre-conditions failed"), None])
+
+    def pipe_file(self, path, value, mode="overwrite", **options):
+        if mode == "create" and self.exists(path):
+            answer = next(answers)
+            if answer:
+                raise answer
+            return
+        put(self, path, value)
+
+    monkeypatch.setattr(memory, "pipe_file", pipe_file)
+    with engine.Store.at(url) as store:
+        for number in range(2):
+            other = remote.of(url)
+
+            def change(held, number=number, other=other):
+                seen = (held or {"seen": []})["seen"]
+                if f"other {number}" not in seen:
+                    last = other.last("plan.json")[0]
+                    assert other.commit("plan.json", last + 1, text_of({"seen": [*seen, f"other {number}"]}))
+                return {"seen": [*seen, number]}
+
+            held = store.update_json("plan.json", read_json, change)
+    assert held["seen"] == ["other 0", 0, "other 1", 1]
+
+
+def test_a_file_that_is_listed_and_not_there_is_an_error(url, host, monkeypatch):
+    far = remote.of(url)
+    assert far.commit("plan.json", 1, text_of({"number": 1}))
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
+
+    def gone(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", gone)
+    with pytest.raises(OSError, match=r"plan\.000001\.json is listed and not there"):
+        far.pull()
 
 
 def test_doctor_looks_into_a_store(data, url, host, capsys):

@@ -111,13 +111,12 @@ class Remote:
             self._files.pipe_file(f"{self._root}/{self._numbered(name, number)}", content, mode="create")
         except Exception as error:  # servers differ in how they say that another was first
             failure = error
-        there = self._read(name, number)
-        if there is None and failure is not None:
+        there, numbers = self._read(name, number), self._numbers(name)
+        if there is None and failure is not None and max(numbers, default=0) < number:
             with self._reaching():
                 raise failure
         if there != content:
             return False
-        numbers = self._numbers(name)
         if max(numbers, default=0) > number:  # this writer slept so long that the number was free again
             self._remove(self._numbered(name, number))
             return False
