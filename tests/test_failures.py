@@ -56,6 +56,7 @@ def study(tmp_path_factory, monkeypatch):
         return (stage,)
 
     monkeypatch.setitem(DEFENSES, "broken", cards.Method(card, make))
+    monkeypatch.setattr("bdjax.study.resolve.rehearse", lambda work: None)  # which would find it before anything runs
     data = tmp_path_factory.mktemp("data")
     return tiny.study(data, defenses=BROKEN, ratios=(0.0, 0.1), audits=("retuning:epochs=1",)), errors
 

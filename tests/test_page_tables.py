@@ -1,7 +1,5 @@
 """Tables beside the page: of several studies, of detectors, for papers; and the command that writes them."""
 
-import json
-
 import made_up
 import numpy as np
 import pandas
@@ -12,6 +10,7 @@ import xarray
 import bdjax
 from bdjax import cli, report
 from bdjax.cli import clock
+from bdjax.io.store import documents
 from bdjax.report.content import content
 from bdjax.report.detection import detected, false_alarms, histogram
 from bdjax.report.markup import latex, markdown
@@ -157,7 +156,7 @@ def test_results_that_lack_the_undefended_rank_nobody(results):
 def test_wall_time_counts_what_overlaps_once(tmp_path):
     (tmp_path / "times").mkdir()
     for name, one in {"a": [100, 160], "b": [130, 150], "c": [150, 170], "d": [1000, 1001]}.items():
-        (tmp_path / "times" / f"{name}.json").write_text(json.dumps(dict(zip(("begun", "ended"), one, strict=True))))
+        documents.write_json(tmp_path / "times" / f"{name}.json", dict(zip(("begun", "ended"), one, strict=True)))
     assert clock.wall_seconds(tmp_path) == 71
     assert clock.wall_seconds(tmp_path / "elsewhere") == 0
 

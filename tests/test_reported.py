@@ -60,5 +60,5 @@ def test_page_and_table_show_them(tmp_path):
 
 
 def test_the_list_of_defenses_says_where_they_come_from(capsys):
-    assert main(["list", "defenses"]) == 0
-    assert "cells reported by: FT-SAM paper" in capsys.readouterr().out
+    assert main(["list", "defenses", "ft_sam"]) == 0
+    assert "cells reported by FT-SAM paper" in capsys.readouterr().out
