@@ -258,15 +258,20 @@ def begun(running: Stage, cell: Cell) -> Cell:
     return cell.replace(left=Trained(None, carry))
 
 
-def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
-    """Steps in each epoch of a stage for cells of these shapes."""
+def _batches(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shared: Shared) -> tuple[int, ...]:
+    """The shape of a stage's order of rows, (steps, rows a step), for cells of these shapes; nothing is computed."""
 
     def order(cell: Cell, shared: Shared) -> Batches:
         given = make_given(scene, (*needs, *running.sees), cell, shared)
         state = running.init(root(cell.seed), given, cell.left and cell.left.weights)
         return running.order(root(cell.seed), state, jnp.int32(0), given)
 
-    return jax.tree.leaves(jax.eval_shape(order, cell, shared))[0].shape[0]
+    return jax.tree.leaves(jax.eval_shape(order, cell, shared))[0].shape
+
+
+def steps(scene: Scene, running: Stage, needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
+    """Steps in each epoch of a stage for cells of these shapes."""
+    return _batches(scene, running, needs, cell, shared)[0]
 
 
 def rows(scene: Scene, running: Sequence[Stage], needs: tuple[str, ...], cell: Cell, shared: Shared) -> int:
@@ -274,13 +279,7 @@ def rows(scene: Scene, running: Sequence[Stage], needs: tuple[str, ...], cell: C
     found, number = 0, np.int32(0)
     for one in running:
         lifted = stage(scene, one, needs)
-
-        def order(cell: Cell, shared: Shared, one=one) -> Batches:
-            given = make_given(scene, (*needs, *one.sees), cell, shared)
-            return one.order(root(cell.seed), one.init(root(cell.seed), given, cell.left.weights), jnp.int32(0), given)
-
-        batches = jax.tree.leaves(jax.eval_shape(order, cell, shared))[0]
-        found += one.epochs * int(np.prod(batches.shape[:2]))
+        found += one.epochs * int(np.prod(_batches(scene, one, needs, cell, shared)[:2]))
         carry, held = jax.eval_shape(lifted.begin, (), cell, shared, number)[1], begun(one, cell)
         cell = held.replace(left=jax.eval_shape(lifted.finish, carry, held, shared, number)[1][0])
     return found

@@ -14,8 +14,7 @@ import numpy as np
 
 from bdjax.cells import functions, lift, memory
 from bdjax.cells.functions import Cell, Shared
-from bdjax.errors import InvalidInput
-from bdjax.io.store.documents import COUNT, NUMBER, read_json, write_json
+from bdjax.io.store.documents import COUNT, NUMBER, read_cache, write_json
 from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.models.parts import convolution
@@ -73,10 +72,7 @@ def best(seconds: dict[str, float]) -> str:
 
 def remembered() -> dict[str, dict[str, Any]]:
     """What was measured on this machine: each entry as MEASURED says; nothing where the file is damaged."""
-    try:
-        return read_json(home() / REMEMBERED, MEASURED) or {}
-    except InvalidInput:
-        return {}
+    return read_cache(home() / REMEMBERED, MEASURED)
 
 
 def _what(work: Work) -> dict[str, Any]:

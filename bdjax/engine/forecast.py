@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from bdjax.errors import InvalidInput
-from bdjax.io.store.documents import NUMBER, read_json, write_json
+from bdjax.io.store.documents import NUMBER, read_cache, write_json
 from bdjax.io.store.store import address
 from bdjax.paths import home
 from bdjax.study.groups import Group
@@ -18,7 +17,6 @@ from bdjax.study.groups import Group
 FILE = "took.json"
 TOOK = {str: {"cell": NUMBER, "compile": NUMBER}}
 """What the cache holds, as `documents.check` expects it."""
-
 
 LONGEST = 1e9
 """Seconds that nothing takes."""
@@ -71,10 +69,7 @@ class Times:
 
 
 def _remembered() -> dict[str, dict[str, float]]:
-    try:
-        found = read_json(home() / FILE, TOOK) or {}
-    except InvalidInput:  # what a damaged file said is measured again
-        return {}
+    found = read_cache(home() / FILE, TOOK)
     return {name: took for name, took in found.items() if all(0 <= value < LONGEST for value in took.values())}
 
 

@@ -98,9 +98,8 @@ def _counted(work: Work, shared: Shared, part: Left, row: float) -> Left:
 def _rows(work: Work, group: Group, shared: Shared) -> int:
     """Rows that all steps of a cell of a group take."""
     victim = jax.eval_shape(work.net.init, jax.random.key(0))
-    job, attack = group.jobs[0], {}
-    if group.jobs[0].attack is not None:
-        attack = scalars(work.attacks[job.attack][0].traced)
+    job = group.jobs[0]
+    attack = scalars(work.attacks[job.attack][0].traced) if job.attack is not None else {}
     models = {"victim": victim, "clean_model": victim, "backdoored": victim}
     cell = Cell(np.uint32(0), np.int32(job.count), attack, scalars(group.settings(job)), **models)
     cell = jax.eval_shape(lambda cell, shared: functions.draw(group.scene, cell, shared)[0], cell, shared)

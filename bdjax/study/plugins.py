@@ -44,14 +44,11 @@ def load(names: Iterable[str]) -> None:
             for entry, method in list(registry.items()):
                 if entry in before[kind] and before[kind][entry] is method:
                     continue
-                where = f"plugin {name!r}: {kind}[{entry!r}]"
-                wrong = _wrong(method)
-                if wrong:
+                try:
+                    registry[entry] = _admitted(kind, entry, method, name)
+                except InvalidInput:
                     del registry[entry]
-                    raise InvalidInput(f"{where} {wrong}; register a cards.Method")
-                make = _guarded(method.make, MADE[kind], f"{where}.make")
-                make.plugin = name
-                registry[entry] = method._replace(make=make)
+                    raise
 
 
 def check() -> None:
@@ -62,10 +59,22 @@ def check() -> None:
     """
     for kind, registry in _registries().items():
         for entry, method in list(registry.items()):
-            if wrong := _wrong(method):
-                raise InvalidInput(f"{kind}[{entry!r}] {wrong}; register a cards.Method")
-            if owner(kind, method, entry) and not hasattr(method.make, "guarded"):
-                registry[entry] = method._replace(make=_guarded(method.make, MADE[kind], f"{kind}[{entry!r}].make"))
+            if _wrong(method) or (owner(kind, method, entry) and not hasattr(method.make, "plugin")):
+                registry[entry] = _admitted(kind, entry, method)
+
+
+def _admitted(kind: str, entry: str, method: Any, plugin: str = "") -> Method:
+    """A registry's entry that is not the library's, with a guarded `make` that knows the plugin it came with.
+
+    Raises:
+        InvalidInput: it is no method.
+    """
+    where = f"plugin {plugin!r}: {kind}[{entry!r}]" if plugin else f"{kind}[{entry!r}]"
+    if wrong := _wrong(method):
+        raise InvalidInput(f"{where} {wrong}; register a cards.Method")
+    make = _guarded(method.make, MADE[kind], f"{where}.make")
+    make.plugin = plugin
+    return method._replace(make=make)
 
 
 def owner(kind: str, method: Method | None, text: str) -> str:
@@ -107,7 +116,6 @@ def _guarded(make: Callable, kind: type, where: str) -> Callable:
             raise InvalidInput(f"{where} returned a {type(made).__name__}; let it return {wanted}")
         return made
 
-    guarded.guarded = True
     return guarded
 
 

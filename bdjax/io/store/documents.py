@@ -148,6 +148,14 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any] | None:
     return found
 
 
+def read_cache(path: Path, expected: Any) -> dict[str, Any]:
+    """The content of a JSON file of the user's cache; nothing where there is none that is whole: it is made again."""
+    try:
+        return read_json(path, expected) or {}
+    except InvalidInput:
+        return {}
+
+
 def _unusable(path: Path, reason: object) -> InvalidInput:
     return InvalidInput(f"{path}: damaged or another program's ({reason}); remove it and run the study again")
 

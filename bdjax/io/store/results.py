@@ -22,14 +22,14 @@ from bdjax.errors import Damaged, InvalidInput, Unreadable
 from bdjax.io.checksums import checksum
 from bdjax.io.files import read_regular, write_atomically
 from bdjax.io.store import remote
-from bdjax.io.store.described import describe
+from bdjax.io.store.described import STATUS, describe
 from bdjax.io.store.documents import read_plan, read_study
 from bdjax.io.store.store import address
 from bdjax.io.store.trees import check_arrays, load_named
 from bdjax.metrics import der
 from bdjax.metrics.detection import FIGURES, GRID
 
-OK, DIVERGED, ABSENT, UNASKED = 0, 1, -1, -2
+OK, DIVERGED, ABSENT, UNASKED = tuple(STATUS)
 """What `status` says of a cell: has its numbers, became NaN in training, not run, not asked for."""
 
 CHECKSUM = "checksum"
