@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from bdjax.errors import InvalidInput, meant
+from bdjax.errors import InvalidInput, choice, meant
 
 ORACLE = frozenset({"clean_model", "target", "backdoored", "triggered", "queries", "poisoned", "test"})
 """What a defender would not have: a method that needs one of these is an oracle."""
@@ -217,12 +217,11 @@ def lookup(text: str, registry: Mapping[str, Method], what: str, called: str = "
     """
     name, given = split(text, called and f"{called} {text.partition(':')[2]}")
     if name not in registry:
-        choice = meant(name, registry) or f"; choose from {', '.join(sorted(registry))}"
-        raise InvalidInput(f"no {what} {name!r}{choice}")
+        raise InvalidInput(f"no {what} {name!r}{choice(name, sorted(registry))}")
     card, called = registry[name].card, called or name
     preset = given.pop("preset", "paper")
     if preset not in card.presets:
-        raise InvalidInput(f"{called} has no preset {preset!r}; choose from {', '.join(card.presets)}")
+        raise InvalidInput(f"{called} has no preset {preset!r}{choice(preset, card.presets)}")
     unknown = sorted(set(given) - set(card.settings))
     if unknown:
         allowed = ", ".join(card.settings) or "nothing"

@@ -26,6 +26,12 @@ def meant(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def choice(given: str, known: Iterable[str]) -> str:
+    """What to add to a message about a name that is not known: the one that was meant, or all that there are."""
+    known = list(known)
+    return meant(given, known) or f"; choose from {', '.join(known)}"
+
+
 OUT_OF_MEMORY = "out of memory; give fewer cells, a smaller --memory, a smaller batch or a narrower model"
 
 

@@ -69,6 +69,7 @@ BAD = {
     "attacks badnets:size=17": "size 17 exceeds 16x16 pixels; choose at most 16",
     "attacks badnets:target=3": "target 3 of 3 classes; choose 0 to 2",
     "attacks badnets:target=-1": "target=-1: give a whole number at least 0",
+    "attacks badnets:preset=benchmrk": "badnets has no preset 'benchmrk'; did you mean benchmark?",
     "attacks badnets:preset=foo": "no preset 'foo'; choose from paper, benchmark",
     "attacks badnets badnets": "attacks: badnets is given twice",
     "attacks blended:alpha=inf": "blended:alpha=inf: give a number",
@@ -226,9 +227,24 @@ def test_nothing_asked_for_is_answered_with_an_example(refused):
     assert "bdjax run --attacks badnets" in refused("run")
 
 
-@pytest.mark.parametrize(
-    "arguments", ["nonsense", "run --nonsense", "list", "list nonsense", "report", "doctor one two"]
-)
+NEAR = {
+    "rn": "no command 'rn'; did you mean run?",
+    "nonsense --out x": "no command 'nonsense'; choose from quickstart, run, report, list, doctor, bench",
+    "list defense": "no kind 'defense'; did you mean defenses?",
+    "list nonsense": "no kind 'nonsense'; choose from attacks, selections, defenses",
+    "run --dataset digts": "no dataset 'digts'; did you mean digits?",
+    "run --dataset cifr10": "no dataset 'cifr10'; did you mean cifar10?",
+    "run --dataset cifar10:9.9.9": "no dataset 'cifar10:9.9.9': no such path, and TFDS knows no such name",
+    "run --dataset nonsense": "no dataset 'nonsense': no such path",
+}
+
+
+@pytest.mark.parametrize("arguments", NEAR)
+def test_a_name_that_is_not_known_says_which_was_meant(refused, arguments):
+    assert NEAR[arguments] in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("arguments", ["run --nonsense", "list", "report", "doctor one two"])
 def test_what_cannot_be_parsed_keeps_its_box(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments.split())

@@ -10,6 +10,7 @@ import tiny
 
 import bdjax
 from bdjax import cli
+from bdjax.cli.conduct import outline
 from bdjax.engine.preview import preview
 from bdjax.errors import InvalidInput
 
@@ -83,6 +84,21 @@ def test_the_command_prints_it(tmp_path, cache, monkeypatch, capsys):
     for words in ("victims clean", "counted", "In all roughly", "Memory: known once programs are compiled"):
         assert words in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_an_attack_prepares_has_a_line(tmp_path, cache):
+    out, asked = tmp_path / "out", tiny.study(tmp_path, attacks=(tiny.ATTACK, "refool"), ratios=(0.1,), seeds=(0,))
+    seen = preview(asked, out)
+    assert seen.prepares == {"refool": False}
+    lines = outline(seen, out)
+    assert "prepare refool 1 1" in [" ".join(line.split()) for line in lines]
+    assert "Not counted, for only a run tells: what it takes to prepare refool." in lines
+    (address,) = {part.group.assets for part in seen.left if part.group.assets}
+    (out / "assets").mkdir(parents=True)
+    (out / "assets" / f"{address}.safetensors").write_bytes(b"")
+    there = preview(asked, out)
+    assert there.prepares == {"refool": True}
+    assert not any("to prepare" in line for line in outline(there, out))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import ExtensionFileLoader
 from typing import NoReturn
 
-from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, is_out_of_memory
+from bdjax.errors import OUT_OF_MEMORY, InvalidInput, Unreadable, choice, is_out_of_memory
 
 AGAIN = 1.0
 """Seconds after which a signal that ends the command comes again, until the command is gone."""
@@ -92,13 +92,17 @@ def _command(arguments: list[str]):
 
     if arguments == ["--version"]:
         return Version()
+    commands = Quickstart | Run | Report | List | Doctor | Bench
+    names = [command.__name__.lower() for command in commands.__args__]
+    if arguments[0] not in names and not arguments[0].startswith("-"):
+        raise InvalidInput(f"no command {arguments[0]!r}{choice(arguments[0], names)}")
     _check_paths(arguments)
     options = [text.partition("=")[0] for text in arguments if text.startswith("--")]
     twice = [option for option in options if options.count(option) > 1]
     if twice:  # tyro would take the last
         raise InvalidInput(f"{twice[0]} is given twice; give it once, with all its values after it")
     return tyro.cli(
-        Quickstart | Run | Report | List | Doctor | Bench,
+        commands,
         prog="bdjax",
         description="Backdoor attacks on image classifiers and defenses against them, many seeds and ratios at a time.",
         args=arguments,

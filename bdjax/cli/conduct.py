@@ -47,6 +47,7 @@ def outline(seen, out: Path) -> list[str]:
     from bdjax.engine.progress import duration
 
     rows = [("what", "missing", "of", "a cell", "in all", "")]
+    rows += [(f"prepare {text}", str(int(not there)), "1", "", "", "") for text, there in seen.prepares.items()]
     for part in seen.left:
         cell = f"{part.cell:.2g} s" if part.missing and part.cell else ""
         total = duration(part.missing * part.cell) if cell else ""
@@ -71,6 +72,9 @@ def outline(seen, out: Path) -> list[str]:
             "Counted: every row of a step as long as in plain training; inner loops take more. Compilation that"
         )
         lines.append("was never measured counts as 15 s a group.")
+    unmade = [text for text, there in seen.prepares.items() if not there]
+    if unmade:
+        lines.append(f"Not counted, for only a run tells: what it takes to prepare {', '.join(unmade)}.")
     unknown = [part.group.label for part in seen.left if part.guessed and part.missing and not part.cell]
     if unknown:
         lines.append(f"Not counted, for what the attack prepares is not there yet: {', '.join(unknown)}.")

@@ -4,12 +4,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from bdjax.cards import Card, Setting
-from bdjax.errors import InvalidInput, meant
+from bdjax.errors import InvalidInput, choice
 
 KINDS = ("attacks", "selections", "defenses", "audits", "detectors", "analyses", "models", "datasets")
 
@@ -18,7 +18,7 @@ KINDS = ("attacks", "selections", "defenses", "audits", "detectors", "analyses",
 class List:
     """List the methods of a kind, a line each; or the whole card of some of them."""
 
-    kind: Annotated[Literal[KINDS], tyro.conf.Positional]
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=f"{{{','.join(KINDS)}}}")]
     """What to list."""
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]")] = ()
     """Those whose cards to show: paper, needs, settings, presets, departures."""
@@ -32,12 +32,13 @@ class List:
         import bdjax
         from bdjax.study import plugins
 
+        if self.kind not in KINDS:
+            raise InvalidInput(f"no kind {self.kind!r}{choice(self.kind, KINDS)}")
         plugins.load(self.plugin)
         cards = {name: method.card for name, method in getattr(bdjax, self.kind.upper()).items()}
         for name in self.names:
             if name not in cards:
-                choice = meant(name, cards) or f"; choose from {', '.join(sorted(cards))}"
-                raise InvalidInput(f"no {self.kind}: {name!r}{choice}")
+                raise InvalidInput(f"no {self.kind}: {name!r}{choice(name, sorted(cards))}")
         chosen = {name: cards[name] for name in self.names} or cards
         if self.json:
             print(json.dumps({name: dataclasses.asdict(card) for name, card in chosen.items()}, indent=1))

@@ -18,7 +18,7 @@ from bdjax.io.store import results
 from bdjax.io.store.checkpoints import Checkpoint
 from bdjax.io.store.store import address
 from bdjax.io.store.trees import save_named
-from bdjax.keys import root, stream
+from bdjax.study import rehearsal
 from bdjax.study.groups import Group
 from bdjax.study.jobs import Job
 from bdjax.train.descend import TAKEN
@@ -81,9 +81,7 @@ def _shared(context: Context, group: Group) -> Shared:
         if not context.store.has_assets(group.assets):
             text = group.jobs[0].attack
             context.progress.stage(f"prepare {text}", 0)
-            settings = scalars(context.work.attacks[text][0].traced)
-            prepare = group.scene.attack.prepare
-            made = prepare(stream(root(0), "prepare"), context.work.net, context.shared.train, settings)
+            made = rehearsal.prepare(context.work, text, context.shared.train)
             save_named(context.store.assets_path(group.assets), made, {"attack": text})
         made = jax.tree.map(jnp.asarray, context.store.load_assets(group.assets))
         context.assets[group.assets] = lift.everywhere(made, context.mesh)

@@ -28,6 +28,7 @@ class Preview(NamedTuple):
 
     models: int
     finished: int  # of them
+    prepares: dict[str, bool]  # attacks, as the study writes them, that prepare something: whether that is there
     driver: str
     left: list[Left]  # what each group lacks, in the order in which groups are done
     planned: int  # bytes that the largest group was compiled for; 0 where none was
@@ -70,7 +71,8 @@ def preview(study: Study, out: str | Path, share: tuple[int, int] = (1, 1)) -> P
     total, absent = sum(len(group.jobs) for group in models), sum(map(missing, models))
     planned = [held["groups"][group.key]["bytes"] for group in grouped if group.key in held.get("groups", {})]
     allowed = memory.budget(study.memory, lift.devices(lift.mesh(driver, total)))
-    return Preview(total, total - absent, driver, parts, max(planned, default=0), allowed)
+    prepares = {group.jobs[0].attack: store.has_assets(group.assets) for group in grouped if group.assets}
+    return Preview(total, total - absent, prepares, driver, parts, max(planned, default=0), allowed)
 
 
 def _found(folder: Path) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from bdjax import attacks, audits, defenses, detection, models, selections
 from bdjax.cards import Card, Method
 from bdjax.errors import InvalidInput
+from bdjax.study.hooks import misfit
 from bdjax.types import Attack, Audit, Detector, Net, Selection, Stage
 
 MADE = {
@@ -109,21 +110,14 @@ def _guarded(make: Callable, kind: type, where: str) -> Callable:
             raise
         except Exception as error:
             raise InvalidInput(f"{where}: {type(error).__name__}: {error}; mend the plugin") from error
-        if isinstance(made, Detector) and (wrong := _misjudges(made)):
-            raise InvalidInput(f"{where} returned a Detector whose {wrong}")
         if not isinstance(made, kind) or (kind is tuple and not all(isinstance(one, Stage) for one in made)):
             wanted = "a tuple of types.Stage" if kind is tuple else f"a types.{kind.__name__}"
             raise InvalidInput(f"{where} returned a {type(made).__name__}; let it return {wanted}")
+        if wrong := misfit(made):
+            raise InvalidInput(f"{where} returned {wrong}")
         return made
 
     return guarded
-
-
-def _misjudges(made: Detector) -> str:
-    """What of a detector's plain fields cannot be, if anything."""
-    if not isinstance(made.on, tuple) or not made.on or not set(made.on) <= {"rows", "queries"}:
-        return f"on is {made.on!r}; let it be a tuple of 'rows', 'queries' or both"
-    return "" if made.calibrate in ("", "clean", "valid") else f"calibrate is {made.calibrate!r}; choose clean or valid"
 
 
 def _registries() -> dict[str, dict[str, Any]]:

@@ -136,7 +136,7 @@ def load(text: str, flip: bool | None = None, cache: Path | None = None) -> Data
         raise InvalidInput(f"{text}: there is no {local(text)} in the working folder; go where these images lie")
     if os.path.exists(path) or not TFDS_NAME.fullmatch(text):
         raise InvalidInput(f"no dataset or path {text!r}; give {_allowed()}")
-    found = tfds.builder(text)
+    found = tfds.builder(text, DATASETS)
     splits = cached(
         text, Path(found.data_path), tfds.stamps(found), tfds.VERSION, partial(tfds.read_splits, found), cache
     )

@@ -4,11 +4,13 @@ https://www.tensorflow.org/datasets. Preparing a dataset of its catalogue needs 
 prepared folder can then be copied. Rows are in the order in which the builder's version stores them.
 """
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from bdjax.errors import InvalidInput
+from bdjax.errors import InvalidInput, meant
 from bdjax.io.datasets.splits import Splits, check
 from bdjax.io.files import check_memory
 
@@ -19,11 +21,12 @@ READ = 1024
 """Records fetched together: much faster than one by one, and small beside the dataset."""
 
 
-def builder(name: str):
+def builder(name: str, others: Collection[str] = ()):
     """The builder of a dataset that is prepared as array_record.
 
     Args:
         name: `dataset[/config][:version]`, as tensorflow_datasets writes it.
+        others: names of datasets that it may have been meant for, beside those of tensorflow_datasets.
 
     Raises:
         InvalidInput: tensorflow_datasets is not installed or does not know the name, or the dataset is not prepared.
@@ -33,12 +36,16 @@ def builder(name: str):
     except ImportError as error:
         raise InvalidInput(
             f"dataset {name!r}: tensorflow_datasets is not installed; pip install tensorflow-datasets"
+            + _near(name, others)
         ) from error
     try:
         found = tensorflow_datasets.builder(name)
     except (ValueError, AssertionError, ImportError) as error:
+        near = _near(name, [*others, *tensorflow_datasets.list_builders(with_community_datasets=False)])
         raise InvalidInput(
-            f"no dataset {name!r}: no such path, and TFDS knows no such name, config or version; "
+            f"no dataset {name!r}{near}"
+            if near
+            else f"no dataset {name!r}: no such path, and TFDS knows no such name, config or version; "
             "give a folder of train/<class>/* and test/<class>/*, an .npz file, or a name from `bdjax list datasets`"
         ) from error
     if not found.info.splits or found.info.file_format.value != "array_record":
@@ -48,6 +55,12 @@ def builder(name: str):
             f'tfds.builder({name!r}, file_format="array_record").download_and_prepare() and copy that folder there'
         )
     return found
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    """As `meant`, of the name without config and version; nothing where that is known."""
+    plain = re.split("[/:]", name)[0]
+    return "" if plain in known else meant(plain, known)
 
 
 def stamps(found) -> list[tuple[str, int, int]]:
