@@ -213,6 +213,10 @@ DESCENT_SLIPS = {
         {"more": ", until=lambda info, given: None"},
         r"until: it returned None; .* bool \(\)",
     ),
+    "an augmentation of images alone": (
+        {"more": ", augment=lambda key, rows, *_: rows.image"},
+        r"augment: it returned float32 \(8, .*\); let it return a Batch, or a dict of them",
+    ),
     "a projection that forgets": (
         {"more": ", project=lambda moving, *_: moving"},
         r"project: it returned a dict of 'linear'; let it return \(moving .*, still",

@@ -7,7 +7,6 @@ is `watched` checks its hooks whenever they are called, and its errors know the 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import jax
@@ -18,8 +17,22 @@ from bdjax.cards import NEEDS
 from bdjax.cells.functions import Absent
 from bdjax.errors import InvalidInput
 from bdjax.study.wants import ANY, ARRAYS, DICT, FIGURES, SCALARS, Want, array, each, holding, like, of, that
-from bdjax.train import descend
-from bdjax.types import Array, Attack, Audit, Detector, Layer, Net, Poison, Selection, Source, Stage, Trained, Weights
+from bdjax.train.descend import descend, watcher
+from bdjax.types import (
+    Array,
+    Attack,
+    Audit,
+    Batch,
+    Detector,
+    Layer,
+    Net,
+    Poison,
+    Selection,
+    Source,
+    Stage,
+    Trained,
+    Weights,
+)
 
 Watched = TypeVar("Watched", Attack, Selection, Audit, Detector)
 
@@ -42,6 +55,10 @@ def _is_tuple(made: Any, holds: Callable[[Any], bool]) -> bool:
 
 ORDER = that(_is_order, "a jax.Array of int (steps, b), or a dict of such")
 SOURCE = that(_is_source, "a Source, or a dict of them")
+BATCHES = that(
+    lambda made: all(isinstance(one, Batch) for one in (made.values() if isinstance(made, dict) else [made])),
+    "a Batch, or a dict of them",
+)
 STAGES = that(lambda made: _is_tuple(made, lambda one: isinstance(one, Stage)), "a tuple of types.Stage")
 BEGINNING = that(lambda made: isinstance(made, tuple) and len(made) in (2, 3), "(moving, still)")
 TRAINED = of(Trained, weights=ARRAYS, carry=DICT)
@@ -89,6 +106,8 @@ RETURNS: dict[type, dict[str, Callable[..., Want]]] = {
 DESCENT: dict[str, Callable[..., Want]] = {
     "source": lambda *_: SOURCE,
     "begin": lambda *_: BEGINNING,
+    "leave": lambda *_: TRAINED,
+    "augment": lambda *_: BATCHES,
     "loss": lambda _key, _moving, still, *_: each(array("float", ()), each(like(still, "still"), SCALARS)),
     "gradient": lambda _key, moving, still, *_: each(like(moving, "moving"), like(still, "still"), SCALARS),
     "rule": lambda *_: of(GradientTransformation),
@@ -164,35 +183,18 @@ def network(net: Net, classes: int, wrapped: bool = False) -> Net:
 
 
 def _watched_hooks(method: Any, wants: dict[str, Callable[..., Want]]) -> dict[str, Callable]:
-    descended = _is_descended(getattr(method, "step", None))
+    descended = getattr(getattr(method, "step", None), "__module__", "") == descend.__module__
     optional = {name for name, default in method._field_defaults.items() if default is None}
     return {
-        name: _watch(DESCENDED.get(name, name) if descended else name, _opened(hook), want)
+        name: _watch(DESCENDED.get(name, name) if descended else name, hook, want)
         for name, want in wants.items()
         if (hook := getattr(method, name)) is not None or name not in optional
     }
 
 
-def _is_descended(hook: Any) -> bool:
-    return isinstance(hook, FunctionType) and hook.__module__ == descend.__module__ and bool(hook.__closure__)
-
-
-def _opened(hook: Any) -> Any:
-    """A function that `train.descend` made of its hooks, made of watched ones; any other as it is."""
-    if not _is_descended(hook):
-        return hook
-    held = dict(zip(hook.__code__.co_freevars, (cell.cell_contents for cell in hook.__closure__), strict=True))
-    for name, value in held.items():
-        held[name] = _opened(value)
-        if name in DESCENT and value is not None:
-            held[name] = _watch(name, held[name], DESCENT[name])
-    cells = tuple(map(CellType, held.values()))
-    return FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
-
-
 def _watch(hook: str, function: Callable, want: Callable[..., Want]) -> Callable:
     def watching(*args, **named):
-        with inside(hook):
+        with inside(hook), _inner_watched():
             made = function(*args, **named)
             asked = want(*args, **named)
             if wrong := asked.wrong(made, ""):
@@ -200,6 +202,16 @@ def _watch(hook: str, function: Callable, want: Callable[..., Want]) -> Callable
         return made
 
     return watching
+
+
+@contextmanager
+def _inner_watched() -> Iterator[None]:
+    """Hooks of `train.descend` that are called here are checked too."""
+    token = watcher.set(lambda name, hook: _watch(name, hook, DESCENT[name]))
+    try:
+        yield
+    finally:
+        watcher.reset(token)
 
 
 @contextmanager

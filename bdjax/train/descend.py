@@ -1,6 +1,7 @@
 """The one loop of everything that descends: victims, purified models, masks, generators, perturbations."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 import jax
@@ -98,6 +99,18 @@ class AugmentFn(Protocol):
     def __call__(self, key: Key, rows: Batches, epoch: Array, given: Given, /) -> Batches: ...
 
 
+watcher: ContextVar[Callable[[str, Callable], Callable] | None] = ContextVar("watcher", default=None)
+"""While it is set every hook of a stage made by `descend` is called as `watcher(name, hook)`: see `study.hooks`."""
+
+
+def _hooked(name: str, hook: Callable | None) -> Callable | None:
+    def called(*args, **named):
+        watch = watcher.get()
+        return (watch(name, hook) if watch else hook)(*args, **named)
+
+    return hook and called
+
+
 TAKEN = "steps"
 """The reserved info that says whether a step was taken, 1 or 0; where it is missing every step was."""
 
@@ -150,8 +163,10 @@ def descend(
     """
     if (loss is None) == (gradient is None):
         raise TypeError("descend: give one of loss and gradient")
-    change = dataset_augmentation if augment is True else augment or None
-    gradient = gradient or _differentiate(loss)
+    source, begin, rule, leave = map(_hooked, ("source", "begin", "rule", "leave"), (source, begin, rule, leave))
+    order, renew, project, until = map(_hooked, ("order", "renew", "project", "until"), (order, renew, project, until))
+    change = _hooked("augment", dataset_augmentation if augment is True else augment or None)
+    gradient = _hooked("gradient", gradient) or _differentiate(_hooked("loss", loss))
     skips = (order is not None and not full) or until is not None
 
     def rows_of(key: Key, state: State, epoch: Array, given: Given) -> Batches:
