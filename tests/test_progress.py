@@ -63,17 +63,21 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch):
     shown = []
     handle = types.SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
     display = types.ModuleType("IPython.display")
-    display.display = lambda data, raw, display_id: handle
+    display.display = lambda data, raw, display_id: shown.append(data["text/plain"]) or handle
     shell = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=1))
     monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     told = progress.of(None)
     assert isinstance(told, progress.Notebook)
+    told.end()
+    assert shown == []  # a study that is refused leaves no line
+    told.EVERY = 0.0
     told.begin(4, 0)
     told.stage("badnets", 2)
     told.advanced(0.5, 10)
+    told.trained(2)
     told.end()
-    assert shown[0] == "0/4 models; starting" and "badnets (2 cells) 50%" in shown[-1] and len(shown) == 2
+    assert shown[0] == "0/4 models; starting" and "badnets (2 cells) 50%" in shown[2] and shown[-1] == "2/4 models, 0 s"
 
 
 def test_a_terminal_shows_it_all():

@@ -188,10 +188,8 @@ class Notebook(_Standing):
 
     def __init__(self):
         super().__init__()
-        from IPython.display import display
-
-        self._shown = display({"text/plain": "starting"}, raw=True, display_id=True)
-        self._next = 0.0
+        self._shown = None  # until there is something to say: a study that is refused leaves no line
+        self._begun, self._next = time.perf_counter(), 0.0
 
     def _changed(self) -> None:
         if time.perf_counter() >= self._next:
@@ -199,7 +197,12 @@ class Notebook(_Standing):
             self._next = time.perf_counter() + self.EVERY
 
     def _show(self, text: str) -> None:
-        self._shown.update({"text/plain": text}, raw=True)
+        from IPython.display import display
+
+        if self._shown is None:
+            self._shown = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._shown.update({"text/plain": text}, raw=True)
 
     def note(self, text: str) -> None:
         """See Progress."""
@@ -211,7 +214,8 @@ class Notebook(_Standing):
 
     def end(self) -> None:
         """See Progress."""
-        self._show(self.line())
+        if self._shown is not None:
+            self._show(f"{self._done}/{self._models} models, {duration(time.perf_counter() - self._begun)}")
 
 
 def of(asked: Progress | bool | None) -> Progress:
