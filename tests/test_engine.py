@@ -270,6 +270,13 @@ def test_planned_sizes_are_used_again_and_replanned_for_more(folder, data, monke
     assert (plan(folder)[victims]["asked"], plan(folder)[victims]["capacity"]) == (5, 5)
 
 
+def test_convolutions_that_are_written_out_take_fewer_cells_at_a_time(monkeypatch):
+    monkeypatch.setattr(programs, "LARGEST", 32)
+    for form, how, cells in (("unrolled", "vmap", programs.UNROLLED), ("grouped", "vmap", 20), ("unrolled", "map", 32)):
+        context = SimpleNamespace(plan={"convolution": form}, driver=how, mesh=None, usual=32)
+        assert programs._usual(context, SimpleNamespace(jobs=[None] * 20)) == cells
+
+
 def test_one_compile_serves_a_group(data):
     recorder = tiny.Recorder()
     study = tiny.study(

@@ -13,6 +13,7 @@ from bdjax.io import datasets
 from bdjax.io.datasets.splits import Splits
 from bdjax.models import MODELS
 from bdjax.models.airbench import whitening
+from bdjax.models.parts.batch_norm import batch_norm, moments, standardize
 from bdjax.models.parts.layers import BatchNorm, Pass, pad_to_multiple
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -172,6 +173,30 @@ def test_batch_normalisation_by_hand(weight, rows, _float64):
     value, stats = norm(x, None if weight is None else jnp.array(weight))
     close(value[:2, 0], np.array([-1, 1]) / np.sqrt(1 + 1e-5))
     close(stats, {"mean": [0.9 * 0 + 0.1 * 2], "var": [0.9 * 1 + 0.1 * 2]})
+
+
+def test_the_derivatives_of_batch_normalisation_are_those_that_tracing_finds(_float64):
+    """First and second ones, by every result, with two of five rows that do not count."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = {"x": (5, 3, 2, 4), "scale": (4,), "bias": (4,)}
+    given = {name: jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=False)}
+    weight, mix = jnp.array([1.0, 1, 0, 1, 0]), jax.random.normal(keys[3], shapes["x"])
+
+    def traced(x, weight, scale, bias):
+        mean, variance, count = moments(x, weight)
+        return standardize(x, mean, variance, scale, bias), mean, variance, count
+
+    def loss(function, given):
+        value, mean, variance, _ = function(given["x"], weight, given["scale"], given["bias"])
+        return jnp.sum(jnp.sin(mix * value)) + jnp.sum(mean**2) + jnp.sum(jnp.exp(variance))
+
+    def second(function, given):
+        slope = jax.grad(functools.partial(loss, function))(given)
+        return sum(jnp.sum(jnp.cos(leaf) * leaf) for leaf in jax.tree.leaves(slope))
+
+    for derivative in (loss, second):
+        found, wanted = (jax.grad(functools.partial(derivative, function))(given) for function in (batch_norm, traced))
+        close(found, wanted)
 
 
 def test_batch_normalisation_counts_pixels(_float64):

@@ -9,6 +9,7 @@ whichever takes longer.
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from bdjax.models.parts import convolution
-from bdjax.types import Net, real
+from bdjax.types import Array, Net, real
 
 
 class Machine(NamedTuple):
@@ -28,7 +29,7 @@ class Machine(NamedTuple):
 
 
 H200 = Machine("H200", 790e12, 4.3e12)
-"""As measured once with matrix products and copies, not by `bdjax bench`."""
+"""The most that matrix products and copies were seen to reach; docs/benchmarks/accelerator.md has a slower one."""
 
 PASSES = {"norm": 8, "add": 6}
 """How often an activation crosses the memory for a layer of a kind, both ways; rectifiers are fused with what is
@@ -39,18 +40,31 @@ UPDATE = 5 * 4
 """Bytes a parameter: float32 gradient, weight and momentum are read, the two latter written."""
 
 
-def measured(precision: str, rounds: int = 5) -> float:
-    """Operations a second of a square matrix product, the median of `rounds`; precision as in `layers.PRECISION`."""
+def operations(precision: str, rounds: int = 5) -> float:
+    """Operations a second of a square matrix product, the median of `rounds`; precision as in `layers.PRECISION`.
+
+    The matrix is random: a GPU takes less power, and so less time, for zeros and ones.
+    """
     kind = jnp.bfloat16 if precision == "bfloat16" else real()
     size = 1024 if jax.default_backend() == "cpu" else 8192
-    matrix = jnp.ones((size, size), kind)
-    product = jax.jit(lambda a: a @ a).lower(matrix).compile()
-    times = []
+    matrix = jax.random.normal(jax.random.key(0), (size, size), kind)
+    return 2 * size**3 / _seconds(lambda a: a @ a, matrix, rounds)
+
+
+def bandwidth(rounds: int = 5) -> float:
+    """Bytes a second, read and written, of adding one to a large array, the median of `rounds`."""
+    size = 2**24 if jax.default_backend() == "cpu" else 2**30
+    array = jax.random.normal(jax.random.key(0), (size,), jnp.float32)
+    return 2 * array.nbytes / _seconds(lambda a: a + 1, array, rounds)
+
+
+def _seconds(function: Callable[[Array], Array], array: Array, rounds: int) -> float:
+    compiled, times = jax.jit(function).lower(array).compile(), []
     for _ in range(rounds + 1):
         begun = time.perf_counter()
-        jax.block_until_ready(product(matrix))
+        jax.block_until_ready(compiled(array))
         times.append(time.perf_counter() - begun)
-    return 2 * size**3 / statistics.median(times[1:])
+    return statistics.median(times[1:])
 
 
 class Kernel(NamedTuple):

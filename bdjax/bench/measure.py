@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib import util
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bdjax.bench import ceiling
+from bdjax.bench import ceiling, profile
 from bdjax.cells import memory
 from bdjax.cells.functions import Shared
 from bdjax.engine import drivers
@@ -42,6 +43,8 @@ def measure(
     recipe: str,
     steps: int,
     rounds: int,
+    pytorch: tuple[str, ...] = ("plain", "tuned"),
+    profiled: bool = False,
 ) -> dict[str, Any]:
     """Time the compiled training step.
 
@@ -54,12 +57,15 @@ def measure(
         recipe: settings of the training.
         steps: a call.
         rounds: timed calls of each case, in turn; one more, the first, is not counted.
+        pytorch: which loops of `bench.pytorch` are timed too, where it is installed.
+        profiled: whether each of our cases makes one more call under the profiler.
 
     Returns:
         What was measured, where and when; `rows`, one a case: milliseconds a step a cell (median, low, high), images a
         second over all cells, share of the measured ceiling of matrix products in the same type, seconds of compiling,
-        bytes, and the median over that of the first number of cells of the same driver and form; and `needs`, one a
-        model: what a step of one cell asks of an accelerator, and what the fastest known here would make of it.
+        bytes, and the median over that of the first number of cells of the same driver and form, and where asked for
+        `profile`, see `profile.kernels`; `held`, the most bytes held so far; and `needs`, one a model: what a step of
+        one cell asks of an accelerator, and what the fastest known here would make of it.
 
     Raises:
         InvalidInput: as a study of these would.
@@ -67,16 +73,19 @@ def measure(
     rows, needs, head = [], [], {}
     for model in models:
         work = resolve(Study(dataset=dataset, model=model, recipe=recipe))
-        _check_memory(work, max(cells))
+        _check_memory(work, max(cells, default=1))
         head = head or _head(work)
         sides = [(driver, form) for driver in how for form in forms or (convolution.usual(),)]
         cases = [_ours(work, *side, count) for side in sides for count in cells]
-        cases += _theirs(work)
-        peak = ceiling.measured(work.model.static.get("precision", "float"))
+        cases += _theirs(work, pytorch)
+        peak = ceiling.operations(work.model.static.get("precision", "float"))
         asked = ceiling.kernels(work.net, work.dataset.shape, work.recipe.spec.static["batch"])
         rows += _rows(cases, sum(kernel.operations for kernel in asked), peak, steps, rounds)
+        if profiled:
+            for row, case in zip(rows[-len(cases) :], cases, strict=True):
+                row["profile"] = profile.kernels(partial(case.call, steps))
         needs.append(_needs(work, asked, ceiling.H200))
-    return head | {"steps": steps, "rounds": rounds, "rows": rows, "needs": needs}
+    return head | {"steps": steps, "rounds": rounds, "rows": rows, "needs": needs, "held": memory.peak()}
 
 
 def _check_memory(work: Work, cells: int) -> None:
@@ -119,13 +128,13 @@ def _ours(work: Work, how: str, form: str, count: int) -> Case:
     return Case(work.study.model, f"{how} {form}", count, batch, call, program.compile_seconds, program.bytes)
 
 
-def _theirs(work: Work) -> list[Case]:
+def _theirs(work: Work, names: tuple[str, ...]) -> list[Case]:
     """The same network and recipe in PyTorch, where it is installed and has the network."""
-    if not util.find_spec("torch"):
+    if not names or not util.find_spec("torch"):
         return []
     from bdjax.bench import pytorch
 
-    return [Case(work.study.model, f"PyTorch {name}", 1, *rest) for name, *rest in pytorch.cases(work)]
+    return [Case(work.study.model, f"PyTorch {name}", 1, *rest) for name, *rest in pytorch.cases(work, names)]
 
 
 def _needs(work: Work, asked: list[ceiling.Kernel], machine: ceiling.Machine) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 `plain`: float32, batches from a DataLoader that crops, mirrors and converts image by image in worker processes, the
 loss read after every step. `tuned`: data on the device, augmentation by the batch, channels last, compiled, and on a
-GPU bfloat16 where PyTorch chooses to and a fused optimizer.
+GPU bfloat16 where PyTorch chooses to and a fused optimizer. `graphs`: the same, compiled into CUDA graphs, so that the
+host starts few kernels.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,13 +19,14 @@ from bdjax.bench import torch_networks
 from bdjax.study.resolve import Work
 
 
-def cases(work: Work) -> list[tuple[str, int, Callable[[int], None], float, int | None]]:
-    """(name, batch, call, seconds of compiling, bytes) of each loop; none for a network that is not there."""
+def cases(work: Work, names: Sequence[str]) -> list[tuple[str, int, Callable[[int], None], float, int | None]]:
+    """(name, batch, call, seconds of compiling, bytes) of each named loop; none for a network that is not there."""
+    loops = {"plain": _plain, "tuned": _tuned, "graphs": partial(_tuned, mode="reduce-overhead")}
     if work.model.name not in ("small_cnn", "preact_resnet18", "resnet18") or work.dataset.shape[2] != 3:
         return []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = min(work.recipe.spec.static["batch"], work.dataset.train.label.size)
-    return [_plain(work, device, batch), _tuned(work, device, batch)]
+    return [(name, batch, *loops[name](work, device, batch)) for name in names]
 
 
 def _network(work: Work, device: torch.device) -> torch.nn.Module:
@@ -96,10 +99,10 @@ def _plain(work: Work, device: torch.device, batch: int):
             loss.item()
         _finish(device)
 
-    return "plain", batch, call, 0.0, None
+    return call, 0.0, None
 
 
-def _tuned(work: Work, device: torch.device, batch: int):
+def _tuned(work: Work, device: torch.device, batch: int, mode: str = "default"):
     data, cuda = work.dataset, device.type == "cuda"
     network = _network(work, device).train().to(memory_format=torch.channels_last)
     optimizer = _optimizer(work, network, fused=cuda)
@@ -107,7 +110,7 @@ def _tuned(work: Work, device: torch.device, batch: int):
     image = torch.from_numpy(np.asarray(data.train.image)).to(device).permute(0, 3, 1, 2)
     label = torch.from_numpy(np.asarray(data.train.label)).long().to(device)
 
-    @torch.compile
+    @partial(torch.compile, mode=mode)
     def loss_of(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             return functional.cross_entropy(network((image / 255 - mean) / std), label)
@@ -119,13 +122,14 @@ def _tuned(work: Work, device: torch.device, batch: int):
                 memory_format=torch.channels_last
             )
             optimizer.zero_grad(set_to_none=True)
+            torch.compiler.cudagraph_mark_step_begin()
             loss_of(chosen, label[rows]).backward()
             optimizer.step()
         _finish(device)
 
     begun = time.perf_counter()
     call(1)
-    return "tuned", batch, call, time.perf_counter() - begun, torch.cuda.max_memory_allocated() if cuda else None
+    return call, time.perf_counter() - begun, torch.cuda.max_memory_allocated() if cuda else None
 
 
 def augmented(image: torch.Tensor, padding: int, flip: bool) -> torch.Tensor:

@@ -80,7 +80,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 def _show(found: dict[str, Any]) -> None:
     from bdjax.report.wording import size
 
-    head = {name: value for name, value in found.items() if name not in ("rows", "needs", "memory", "image")}
+    head = {name: value for name, value in found.items() if name not in ("rows", "needs", "memory", "image", "held")}
     print(", ".join(f"{name} {value}" for name, value in head.items()))
     needs, model = iter(found["needs"]), None
     for row in found["rows"]:

@@ -46,7 +46,7 @@ def candidates() -> tuple[tuple[str, str], ...]:
         return tuple(("shard", form) for form in (("suited", "mapped", "patches") if cpu else ("grouped", "patches")))
     if cpu:
         return ("map", "suited"), ("map", "mapped"), ("map", "patches"), ("vmap", "suited")
-    return ("vmap", "grouped"), ("vmap", "patches"), ("vmap", "mapped"), ("map", "grouped")
+    return ("map", "grouped"), ("vmap", "unrolled"), ("vmap", "grouped"), ("vmap", "patches")
 
 
 def choose(work: Work, shared: Shared, heed: Callable[[], None] = lambda: None) -> tuple[str, str]:

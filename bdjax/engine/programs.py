@@ -24,6 +24,9 @@ from bdjax.types import PyTree
 LARGEST = 32
 """Cells at a time at the most, so that a kill loses little and figures appear early."""
 
+UNROLLED = 8
+"""The same where every cell has convolutions of its own, written out, for then programs grow with the cells."""
+
 SCALARS = {"begin": 2, "advance": 5, "finish": 2}
 """How many a stage's programs take: the count of cells, the number of the random streams; epoch, start, stop."""
 
@@ -112,7 +115,8 @@ def _answers(planned: dict[str, Any] | None, asked: int, memory_asked: str) -> b
 
 def _usual(context: Context, group: Group) -> int:
     # A compiled map runs as many cells as there are, so one size serves all groups at no cost.
-    cells = context.usual if context.driver in ("map", "shard") else min(LARGEST, len(group.jobs))
+    most = UNROLLED if context.plan["convolution"] == "unrolled" else LARGEST
+    cells = context.usual if context.driver in ("map", "shard") else min(most, len(group.jobs))
     return lift.whole(cells, context.mesh)
 
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.cards import Card, Method, Setting
+from bdjax.models.parts.batch_norm import beside
 from bdjax.models.parts.convolution import convolve
-from bdjax.models.parts.layers import PRECISION, BatchNorm, Conv, Linear, Pass, beside, halved, normalize
+from bdjax.models.parts.layers import PRECISION, BatchNorm, Conv, Linear, Pass, halved, normalize
 from bdjax.models.parts.network import network
 from bdjax.types import Array, Net, real
 
@@ -22,7 +23,7 @@ CARD = Card(
     title="Airbench",
     citation="Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024, https://arxiv.org/abs/2404.00498",
     year=2024,
-    version=2,
+    version=3,
     kind="convolutional network",
     needs=("covariance",),
     smallest=9,

@@ -22,7 +22,7 @@ CARD = Card(
     citation="He, Zhang, Ren, Sun, Identity Mappings in Deep Residual Networks, ECCV 2016, "
     "https://arxiv.org/abs/1603.05027",
     year=2016,
-    version=1,
+    version=2,
     kind="convolutional network, residual",
     smallest=8,
     settings={

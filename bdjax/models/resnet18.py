@@ -20,7 +20,7 @@ CARD = Card(
     citation="He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016, "
     "https://arxiv.org/abs/1512.03385",
     year=2016,
-    version=1,
+    version=2,
     kind="convolutional network, residual",
     smallest=8,
     settings={

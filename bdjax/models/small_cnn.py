@@ -18,7 +18,7 @@ CARD = Card(
     citation="LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, Proceedings of "
     "the IEEE, 1998, https://doi.org/10.1109/5.726791 (the idea; this network is bdjax's own)",
     year=1998,
-    version=1,
+    version=2,
     kind="convolutional network",
     smallest=4,
     settings={

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.data import warp
+from bdjax.models.parts.batch_norm import beside
 from bdjax.models.parts.convolution import convolve
-from bdjax.models.parts.layers import Pass, beside, pad_to_multiple
+from bdjax.models.parts.layers import Pass, pad_to_multiple
 from bdjax.models.parts.pure import pure
 from bdjax.types import Array, Key, PyTree, real
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.errors import InvalidInput
-from bdjax.models.parts.layers import EPSILON, Conv, Pass, beside, halved
+from bdjax.models.parts.batch_norm import EPSILON, beside
+from bdjax.models.parts.layers import Conv, Pass, halved
 from bdjax.models.parts.pure import Generator, pure
 from bdjax.types import Array, real
 

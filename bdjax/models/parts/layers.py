@@ -5,7 +5,8 @@ Covariate Shift", ICML 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 
 and the unbiased variance among them, as PyTorch keeps them.
 
 Initialisation: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, https://arxiv.org/abs/1502.01852, with
-the slope sqrt(5) that PyTorch takes by default, which is U(-1/sqrt(fan in), 1/sqrt(fan in)).
+the slope sqrt(5) that PyTorch takes by default, which is U(-1/sqrt(fan in), 1/sqrt(fan in)); or, where a layer is told
+so, the paper's own equations 10 and 14, N(0, 2/fan in) and N(0, 2/fan out).
 """
 
 import math
@@ -17,10 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Setting
+from bdjax.models.parts.batch_norm import batch_norm, beside, standardize
 from bdjax.models.parts.convolution import convolve
 from bdjax.types import Array, Layer, real
 
-MOMENTUM, EPSILON = 0.1, 1e-5
+MOMENTUM = 0.1
 PRECISION = Setting(
     "float",
     "what convolutions compute in, and what is between them; weights, their gradients, statistics, features and logits "
@@ -61,6 +63,12 @@ class Pass:
             return jnp.zeros(shape, real())
         return self.noise[start : self.drawn].reshape(shape) * inputs**-0.5
 
+    def normal(self, key, shape: tuple[int, ...], variance: float) -> Array:
+        """A linen initializer: normal of mean 0, from `noise`; zeros where only the shape is asked for."""
+        uniform = self.uniform(key, shape, 1)
+        inside = jnp.nextafter(jnp.asarray(-1, uniform.dtype), jnp.asarray(0, uniform.dtype))  # at -1 it is infinite
+        return (2 * variance) ** 0.5 * jax.lax.erf_inv(jnp.maximum(uniform, inside))
+
     def tap(self, path: tuple[str, ...], kind: str, activation: Array, momentum: float = MOMENTUM) -> Array:
         """The activation, edited if asked for; the tap's name is the layer's path joined by dots."""
         name = ".".join(path)
@@ -72,9 +80,11 @@ class Pass:
 
 
 class Conv(nn.Module):
-    """A square convolution without bias, with as much zero padding on every side as given.
+    """A square convolution with as much zero padding on every side as given.
 
     identity: whether it begins as one that hands its input channels on, in as many of its output channels.
+    fan: "in" or "out": the kernel begins normal, of variance 2 / fan; "": uniform, as PyTorch begins by default.
+    bias: whether a bias is added, which begins at 0.
     """
 
     features: int
@@ -82,6 +92,8 @@ class Conv(nn.Module):
     stride: int = 1
     padding: int = 1
     identity: bool = False
+    fan: str = ""
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
@@ -90,9 +102,14 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self._drawn, run, shape)
         padding = ((self.padding, self.padding),) * 2
         x, kernel = x.astype(run.working), kernel.astype(run.working)
-        return run.tap(self.path, "conv", convolve(x, kernel, (self.stride, self.stride), padding))
+        x = convolve(x, kernel, (self.stride, self.stride), padding)
+        if self.bias:
+            x += beside(x, self.param("bias", nn.initializers.zeros, (self.features,), real()).astype(x.dtype))
+        return run.tap(self.path, "conv", x)
 
     def _drawn(self, key, run: Pass, shape: tuple[int, ...]) -> Array:
+        if self.fan:
+            return run.normal(key, shape, 2 / (self.size**2 * shape[2 if self.fan == "in" else 3]))
         kernel, middle = run.uniform(key, shape, math.prod(shape[:-1])), self.size // 2
         if not self.identity:
             return kernel
@@ -111,40 +128,21 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, ..., channels)."""
-        channels, given, x = x.shape[-1], x.dtype, x.astype(real())
+        channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), real())
         bias = self.param("bias", nn.initializers.zeros, (channels,), real())
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), real())
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), real())
-        mean, variance = running_mean.value, running_var.value
-        if run.train:
-            mean, variance, count = moments(x, run.weight)
-            rate = self.momentum * (count > 0)
-            unbiased = variance * count / jnp.maximum(count - 1, 1)
-            running_mean.value += rate * (mean - running_mean.value)
-            running_var.value += rate * (unbiased - running_var.value)
-        factor = scale * jax.lax.rsqrt(variance + EPSILON)
-        normal = (x - beside(x, mean)) * beside(x, factor) + beside(x, bias)
-        return run.tap(self.path, "norm", normal.astype(given), self.momentum)
-
-
-def beside(x: Array, vector: Array) -> Array:
-    """A number a channel (channels,) with as many axes as x (..., channels)."""
-    return vector.reshape(*[1] * (x.ndim - 1), -1)
-
-
-def moments(x: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-    """Mean and biased variance a channel (channels,) of x (b, ..., channels), and how many values each was made of.
-
-    weight: float (b,), 0 for rows that do not count; None counts all.
-    """
-    inner = tuple(range(1, x.ndim - 1))
-    weight = jnp.ones(len(x), x.dtype) if weight is None else weight
-    rows = jnp.sum(weight)
-    share = (weight / jnp.maximum(rows, 1))[:, None]
-    mean = jnp.sum(share * jnp.mean(x, inner), 0)
-    variance = jnp.sum(share * jnp.mean(jnp.square(x - beside(x, mean)), inner), 0)
-    return mean, variance, rows * (x[0].size // x.shape[-1])
+        if not run.train:
+            normal = standardize(x.astype(real()), running_mean.value, running_var.value, scale, bias)
+            return run.tap(self.path, "norm", normal.astype(x.dtype), self.momentum)
+        weight = jnp.ones(len(x), real()) if run.weight is None else run.weight
+        normal, mean, variance, count = batch_norm(x, weight, scale, bias)
+        rate = self.momentum * (count > 0)
+        unbiased = variance * count / jnp.maximum(count - 1, 1)
+        running_mean.value += rate * (mean - running_mean.value)
+        running_var.value += rate * (unbiased - running_var.value)
+        return run.tap(self.path, "norm", normal, self.momentum)
 
 
 class Relu(nn.Module):
@@ -175,17 +173,32 @@ class Pool(nn.Module):
 
 
 class Linear(nn.Module):
-    """A fully connected layer."""
+    """A fully connected layer.
+
+    deviation: the kernel begins normal, of this standard deviation; 0: uniform, as PyTorch begins by default.
+    zero_bias: whether the bias begins at 0; it does with a normal kernel.
+    rectified: whether a rectifier follows that belongs to the layer, so that the tap is what the rectifier gives.
+    """
 
     features: int
+    deviation: float = 0.0
+    zero_bias: bool = False
+    rectified: bool = False
 
     @nn.compact
     def __call__(self, x: Array, run: Pass) -> Array:
         """X float (b, channels)."""
-        inputs = x.shape[-1]
-        kernel = self.param("kernel", run.uniform, (inputs, self.features), inputs)
-        bias = self.param("bias", run.uniform, (self.features,), inputs)
-        return run.tap(self.path, "linear", x @ kernel + beside(x, bias))
+        shape = (x.shape[-1], self.features)
+        if self.deviation:
+            kernel = self.param("kernel", run.normal, shape, self.deviation**2)
+        else:
+            kernel = self.param("kernel", run.uniform, shape, shape[0])
+        if self.deviation or self.zero_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], real())
+        else:
+            bias = self.param("bias", run.uniform, shape[1:], shape[0])
+        x = x @ kernel + beside(x, bias)
+        return run.tap(self.path, "linear", nn.relu(x) if self.rectified else x)
 
 
 def run_stages(block: Callable[..., nn.Module], blocks: Sequence[int], width: int, x: Array, run: Pass) -> Array:
@@ -223,3 +236,27 @@ def halved(x: Array) -> Array:
     # and rounded otherwise, as fused programs do, none may.
     x = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+
+
+def merge_pairs(x: Array, merge: Callable[[Array, Array], Array]) -> Array:
+    """Every two rows merged into one, then every two columns; a last odd one is left out, a single one stays.
+
+    Args:
+        x: float (b, height, width, channels).
+        merge: such as jnp.maximum: see `halved` for why pairs.
+    """
+    for axis in (1, 2):
+        even = x.shape[axis] // 2 * 2
+        if even:
+            x = merge(*(jax.lax.slice_in_dim(x, first, even, 2, axis) for first in (0, 1)))
+    return x
+
+
+def max_pool3(x: Array) -> Array:
+    """The largest of every 3x3 pixels at stride 2, the image padded by one pixel on every side, also found by pairs."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=jnp.finfo(x.dtype).min)
+    for axis in (1, 2):
+        stop = (x.shape[axis] - 1) // 2 * 2
+        first, second, third = (jax.lax.slice_in_dim(x, low, stop - 1 + low, 2, axis) for low in (0, 1, 2))
+        x = jnp.maximum(jnp.maximum(first, second), third)
+    return x

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from bdjax.errors import InvalidInput
-from bdjax.models.parts.layers import EPSILON
+from bdjax.models.parts.batch_norm import EPSILON
 from bdjax.types import Array, Layer, Net, PyTree, Weights
 
 

@@ -17,7 +17,7 @@ from flax import traverse_util
 from bdjax.data import sources
 from bdjax.errors import InvalidInput
 from bdjax.host import call_on_host
-from bdjax.models.parts.layers import moments
+from bdjax.models.parts.batch_norm import moments
 from bdjax.models.parts.taps import shapes
 from bdjax.types import Array, Batch, Net, PyTree, Source, Weights, real
 
