@@ -33,7 +33,8 @@ class Size(NamedTuple):
 DEFENSES = ("ft", "ft_sam", "sau", "npd", "i_bau", "clp")
 SIZES = {
     "full": Size(
-        50_000, "preact_resnet18", "", 128, (8, 32), (1, 32, 256), 30, 3, (4, 16), "preset=speed", "preset=short", DEFENSES
+        50_000, "preact_resnet18", "", 128, (8, 32), (1, 32, 256), 30, 3, (4, 16),
+        "preset=speed", "preset=short", DEFENSES,
     ),
     "tiny": Size(
         300, "small_cnn:width=2", "width=2", 16, (2, 3), (1, 4), 1, 1, (1, 2), "preset=speed,batch=64,epochs=1",
@@ -269,8 +270,8 @@ def summary(found: dict[str, dict]) -> str:
 
 def _short(found: dict[str, Any]) -> Iterator[str]:
     if "bandwidth" in found:
-        rates = f"{found['bfloat16'] / 1e12:.0f} and {found['float32'] / 1e12:.0f} TFLOP/s"
-        yield f"{found['device']}, {rates}, {found['bandwidth'] / 1e12:.2f} TB/s"
+        rates = f"{found['bfloat16'] / 1e12:.3g} and {found['float32'] / 1e12:.3g} TFLOP/s"
+        yield f"{found['device']}, {rates}, {found['bandwidth'] / 1e12:.3g} TB/s"
     for need in found.get("needs", ()):
         yield f"at most {need['images_per_second']:,.0f} images/s"
     for row in found.get("rows", ()):
