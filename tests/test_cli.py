@@ -147,6 +147,7 @@ BAD_TOML = {
     "memory = 5": "memory: 5; give text",
     "dataset = 5": "dataset: 5; give text",
     "model = ['small_cnn']": "model: ['small_cnn']; give text",
+    "selection = ['random']": "selection: ['random']; give text",
     "attacks = [1, 2]": "attacks: 1; give text",
     "attacks = true": "attacks: True; give text",
     "attacks = 2020-01-01": "attacks: datetime.date(2020, 1, 1); give text",

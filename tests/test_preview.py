@@ -56,6 +56,7 @@ def test_what_is_there_is_not_missing(tmp_path, cache):
     assert all(part.cell > 0 for part in seen.left)
     share = preview(two, tmp_path / "out", (1, 2)), preview(two, tmp_path / "out", (2, 2))
     assert sum(one.models for one in share) >= 4
+    assert min(preview(two, tmp_path / "out", (part, 99)).models for part in (1, 2, 3, 4, 5)) == 0
 
 
 def test_what_a_run_refuses_is_refused(tmp_path, cache):

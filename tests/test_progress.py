@@ -152,3 +152,17 @@ def test_a_damaged_memory_is_forgotten(cache):
     assert forecast._remembered() == {} and times._known == {}
     (forecast.home() / forecast.FILE).write_text("{")
     assert forecast._remembered() == {}
+
+
+@pytest.mark.parametrize(
+    ("study", "out", "wanted"),
+    [
+        ({"dataset": "digits"}, None, r"study: \{'dataset': 'digits'\}; give a bdjax.Study"),
+        (bdjax.Study, None, "study: <class .*>; give a bdjax.Study"),
+        (bdjax.Study(), 3, "out: 3; give the path of a folder, or None"),
+        (bdjax.Study(), "", "out: ''; give the path of a folder, or None"),
+    ],
+)
+def test_run_is_told_what_it_was_given_wrongly(study, out, wanted):
+    with pytest.raises(InvalidInput, match=wanted):
+        bdjax.run(study, out, progress=False)

@@ -292,6 +292,7 @@ ATTACK_SLIPS = {
         TRAINS | {"leave": "given = given._replace(carry={'trigger': {}})", "line": "return image * trigger['mask']"},
         "stamp: KeyError: 'mask'",
     ),
+    "an exit": ({"init": "raise SystemExit(3)"}, "init: SystemExit: 3 in .*; mend it there"),
     "stages that are none": ({"more": ", train=(1,)"}, "AttributeError: 'int' object has no attribute"),
 }
 PREPARED_SLIPS = {
@@ -307,27 +308,45 @@ PREPARED_SLIPS = {
 }
 
 
-def prepared(plugin, folder, changes):
-    """A study of an attack that prepares, resolved, and the attack's name."""
-    name = plugin(ATTACK.format(**DATA | PREPARES | changes), "ATTACKS")
-    return resolve(tiny.study(folder, attacks=(name,), plugins=(name,))), name
+NUMBERS = "__import__('numpy').asarray(data.image)"
+"""What a function of data cannot do while it is traced."""
+
+
+def prepared(plugin, folder, changes, traced=True):
+    """A study of an attack that prepares, resolved, and the attack's name; traced: whether that can be traced."""
+    changes = DATA | PREPARES | changes
+    if not traced:
+        changes["prepare"] = f"{NUMBERS}; {changes['prepare']}"
+    name = plugin(ATTACK.format(**changes), "ATTACKS")
+    return (lambda: resolve(tiny.study(folder, attacks=(name,), plugins=(name,)))), name
 
 
 @pytest.mark.parametrize("slip", PREPARED_SLIPS)
-def test_a_slip_in_an_attack_that_prepares_is_one_line_once_it_has(plugin, tmp_path, slip):
+def test_a_slip_in_an_attack_that_prepares_is_one_line(plugin, tmp_path, slip):
     changes, wanted = PREPARED_SLIPS[slip]
     work, name = prepared(plugin, tmp_path, changes)
     with pytest.raises(InvalidInput, match=wanted) as caught:
-        rehearsal.prepare(work, name, work.dataset.train)
+        work()
+    assert str(caught.value).startswith(f"plugin {name!r}: attack {name!r}: ")
+
+
+@pytest.mark.parametrize("slip", PREPARED_SLIPS)
+def test_a_slip_in_an_attack_that_prepares_by_numbers_is_one_line_once_it_has(plugin, tmp_path, slip):
+    changes, wanted = PREPARED_SLIPS[slip]
+    work, name = prepared(plugin, tmp_path, changes, traced=False)
+    resolved = work()
+    with pytest.raises(InvalidInput, match=wanted) as caught:
+        rehearsal.prepare(resolved, name, resolved.dataset.train)
     assert str(caught.value).startswith(f"plugin {name!r}: attack {name!r}: ")
 
 
 def test_what_is_prepared_is_kept_only_where_the_attack_can_use_it(plugin, tmp_path):
     work, name = prepared(plugin, tmp_path, {})
-    assert rehearsal.prepare(work, name, work.dataset.train) == {"level": 1}
-    work, name = prepared(plugin, tmp_path, {"line": "return image * assets['mask']"})
+    resolved = work()
+    assert rehearsal.prepare(resolved, name, resolved.dataset.train) == {"level": 1}
+    work, name = prepared(plugin, tmp_path, {"line": "return image * assets['mask']"}, traced=False)
     with pytest.raises(Failed, match=rf"plugin '{name}': attack '{name}': stamp: KeyError: 'mask'"):
-        bdjax.run(replace(work.study, dataset=tiny.dataset(tmp_path), seeds=(0,)), tmp_path / "out")
+        bdjax.run(replace(work().study, dataset=tiny.dataset(tmp_path), seeds=(0,)), tmp_path / "out")
     assert not list((tmp_path / "out").glob("assets/*"))
 
 
@@ -403,6 +422,10 @@ NETWORK = {"init": "", "line": "", "layers": '(Layer("linear", "linear", ("linea
 MODEL_SLIPS = {
     "an error in its weights": ({"init": "shape.size"}, "init: AttributeError: .* line 13; mend it there"),
     "a dict of weights": ({"init": "return {}"}, "init: it returned a dict of nothing; let it return a Weights"),
+    "weights that are no floats": (
+        {"init": "return Weights({'linear': {'kernel': jnp.zeros((size, classes), int)}}, {})"},
+        r"init: it returned .* at \.params; .*float arrays",
+    ),
     "an error in its logits": ({"line": "logits @ logits"}, "apply: TypeError: .* line 19; mend it there"),
     "logits alone": (
         {"line": "return logits"},
@@ -557,6 +580,13 @@ def test_a_method_without_a_slip_passes(plugin, tmp_path, kind, changes):
     check(plugin, tmp_path, kind, changes)
 
 
+def settings_of(settings):
+    method = bdjax.DEFENSES["ft"]
+    return method._replace(
+        card=replace(method.card, settings=settings, presets={"paper": {}}), make=lambda net, shape, classes: ()
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "wanted"),
     [
@@ -566,6 +596,8 @@ def test_a_method_without_a_slip_passes(plugin, tmp_path, kind, changes):
             bdjax.DEFENSES["ft"]._replace(make=lambda net, shape, classes, **_: 1),
             "returned a int; let it return a tuple",
         ),
+        (settings_of({"lr": 0.05}), "whose setting 'lr' is of type float, not cards.Setting"),
+        (settings_of(["lr"]), "settings of type list, not a dict of cards.Setting"),
     ],
 )
 def test_a_slip_in_what_is_registered_from_python(monkeypatch, tmp_path, entry, wanted):

@@ -70,7 +70,7 @@ def preview(study: Study, out: str | Path, share: tuple[int, int] = (1, 1)) -> P
     models = [group for group in grouped if group.kind in TRAINING]
     total, absent = sum(len(group.jobs) for group in models), sum(map(missing, models))
     planned = [held["groups"][group.key]["bytes"] for group in grouped if group.key in held.get("groups", {})]
-    allowed = memory.budget(study.memory, lift.devices(lift.mesh(driver, total)))
+    allowed = memory.budget(study.memory, lift.devices(lift.mesh(driver, max(total, 1))))
     prepares = {group.jobs[0].attack: store.has_assets(group.assets) for group in grouped if group.assets}
     return Preview(total, total - absent, prepares, driver, parts, max(planned, default=0), allowed)
 

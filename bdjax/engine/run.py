@@ -65,6 +65,10 @@ def run(
         Failed: something went wrong in some groups of cells; the others are done, and all that is there can be loaded.
         Interrupted: SIGINT or SIGTERM came; the same call goes on from there.
     """
+    if not isinstance(study, Study):
+        raise InvalidInput(f"study: {study!r:.80}; give a bdjax.Study")
+    if out is not None and not (isinstance(out, str | Path) and str(out)):
+        raise InvalidInput(f"out: {out!r}; give the path of a folder, or None to keep nothing")
     if not 1 <= share[0] <= share[1]:
         raise InvalidInput(f"share {share[0]}/{share[1]}; give one of 1/{share[1]} to {share[1]}/{share[1]}")
     told = progresses.of(progress)
@@ -344,7 +348,8 @@ class _Runner:
                 begun = time.perf_counter()
                 chunks.run(self.context, group, chunk)
                 cell = (time.perf_counter() - begun) / len(chunk)
-                self.context.times.note(group, cell=max(cell, self.context.times.of(group).cell))
+                before = self.context.times.of(group).cell or cell
+                self.context.times.note(group, cell=(cell + before) / 2)
                 self.found |= {job.address for job in chunk}
                 self.store.publish()
             return bool(chunk)

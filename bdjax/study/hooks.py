@@ -60,6 +60,12 @@ BATCHES = that(
     "a Batch, or a dict of them",
 )
 STAGES = that(lambda made: _is_tuple(made, lambda one: isinstance(one, Stage)), "a tuple of types.Stage")
+FLOATS = that(
+    lambda made: all(
+        hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(made)
+    ),
+    "a pytree of float arrays",
+)
 BEGINNING = that(lambda made: isinstance(made, tuple) and len(made) in (2, 3), "(moving, still)")
 TRAINED = of(Trained, weights=ARRAYS, carry=DICT)
 
@@ -178,7 +184,7 @@ def network(net: Net, classes: int, wrapped: bool = False) -> Net:
         logits, stats = array("float", (image.shape[0], classes)), like(weights.batch_stats, "batch_stats")
         return each(logits, stats, holding("a dict of taps, one of every layer", **taps))
 
-    init = _watch("init", net.init, lambda key: of(Weights, params=ARRAYS, batch_stats=ARRAYS))
+    init = _watch("init", net.init, lambda key: of(Weights, params=FLOATS, batch_stats=ARRAYS))
     return net._replace(init=init, apply=_watch("apply of wrap's network" if wrapped else "apply", net.apply, applied))
 
 
@@ -219,6 +225,6 @@ def inside(hook: str) -> Iterator[None]:
     """Whatever is raised here has as `hook` the name of the innermost hook that it came from."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         error.hook = getattr(error, "hook", hook)
         raise

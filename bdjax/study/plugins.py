@@ -4,11 +4,11 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bdjax import attacks, audits, defenses, detection, models, selections
-from bdjax.cards import Card, Method
+from bdjax.cards import Card, Method, Setting
 from bdjax.errors import InvalidInput
 from bdjax.study.hooks import misfit
 from bdjax.types import Attack, Audit, Detector, Net, Selection, Stage
@@ -96,6 +96,12 @@ def _wrong(method: Any) -> str:
         return f"is of type {type(method).__name__}"
     if not isinstance(method.card, Card):
         return f"has a card of type {type(method.card).__name__}"
+    settings = method.card.settings
+    if not isinstance(settings, Mapping):
+        return f"has a card with settings of type {type(settings).__name__}, not a dict of cards.Setting"
+    for name, setting in settings.items():
+        if not isinstance(setting, Setting):
+            return f"has a card whose setting {name!r} is of type {type(setting).__name__}, not cards.Setting"
     return "" if callable(method.make) else f"has a make of type {type(method.make).__name__}"
 
 

@@ -1,7 +1,7 @@
 """A study is rehearsed before anything is trained: traced, computing nothing, so that what cannot be done is refused.
 
 Of the library's own methods the beginning, which depends on the data; of anybody else's all to the end, with what every
-hook returns (see `hooks`). What an attack prepares is computed, so the attack is rehearsed once that is there.
+hook returns (see `hooks`). Where what an attack prepares cannot be traced, it is rehearsed once that is there.
 """
 
 import traceback
@@ -75,8 +75,8 @@ def _parts(at: _Rehearsal) -> Iterator[tuple[str, Callable[[], Any], Callable[[]
     """Whose each method is, "" the library's; how it is traced to its end; and how its beginning is."""
     work = at.work
     for text, (spec, attack) in work.attacks.items():
-        if attack.prepare is None:
-            yield owner("ATTACKS", attacks.ATTACKS.get(spec.name), text), partial(_trace_attack, at, text), _nothing
+        trace = _trace_attack if attack.prepare is None else _trace_prepared
+        yield owner("ATTACKS", attacks.ATTACKS.get(spec.name), text), partial(trace, at, text), _nothing
     whose = owner("SELECTIONS", selections.SELECTIONS[work.selection.name], work.selection.text)
     yield whose, partial(_trace_selection, at), _nothing
     for text, method in work.defenses.items():
@@ -131,6 +131,17 @@ def _trace_attack(at: _Rehearsal, text: str) -> None:
         return seen.image, functions.score(scene, at.work.net)((), drawn, data)[1]
 
     jax.eval_shape(through, Cell(np.uint32(0), np.int32(1), traced, traced, victim=at.victim), at.data)
+
+
+def _trace_prepared(at: _Rehearsal, text: str) -> None:
+    """An attack with what it prepares, where that can be traced; else it is traced once that is there: `prepare`."""
+    spec, attack = at.work.attacks[text]
+    make, key = hooks.watched(attack).prepare, stream(root(0), "prepare")
+    try:
+        assets = jax.eval_shape(lambda data: make(key, at.work.net, data, scalars(spec.traced)), at.data.train)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # it computes with numbers, as it may
+        return
+    _trace_attack(at._replace(data=at.data.replace(assets=assets)), text)
 
 
 def _trace_selection(at: _Rehearsal) -> None:
@@ -252,7 +263,7 @@ def _blamed(whose: str) -> Iterator[None]:
     """Errors of a method that is not the library's become one line that says whose it is, in which hook and line."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not whose:
             raise
         line = str(error) if isinstance(error, InvalidInput) else f"{_mistake(error)}; mend it there"

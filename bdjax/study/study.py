@@ -106,6 +106,6 @@ def check(study: Study) -> None:
 def _check_types(study: Study) -> None:
     for name, (kind, allowed) in KINDS.items():
         value = getattr(study, name)
-        for one in value if isinstance(value, tuple) else (value,):
+        for one in value if isinstance(value, tuple) and name not in TEXTS else (value,):
             if not isinstance(one, kind) or (isinstance(one, bool) and name not in ("flip", "keep_scores")):
                 raise InvalidInput(f"{name}: {one!r}; give {allowed}")
