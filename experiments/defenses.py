@@ -7,7 +7,8 @@
 
 The victims are those of experiments.superficial_safety, size `cpu`: FOLDER holds CIFAR-10 as train/<class>/* and
 test/<class>/*, of which the first 1,000 and 100 images a class are taken. `--defenses` takes some of a part's, so that
-none takes longer than an hour of two cores. What is cut is printed. Machine, time, figures, n: experiments/README.md.
+none takes longer than an hour of two cores; `--attacks` takes others than the part's. What is cut is printed. Machine,
+time, figures, n: experiments/README.md.
 """
 
 import argparse
@@ -46,12 +47,12 @@ ATTACKS = {"training": ("blended",), "strongest": ("badnets", "sig", "wanet")}
 RATIOS = {"training": (0.1,)}
 
 
-def study(folder: str, part: str, names) -> bdjax.Study:
-    """The study of the defenses `names` of a part, on the images in `folder`."""
+def study(folder: str, part: str, names, attacks=()) -> bdjax.Study:
+    """The study of the defenses `names` of a part, on the images in `folder`; attacks: () for the part's own."""
     return bdjax.Study(
         dataset=folder,
         model=MAIN,
-        attacks=ATTACKS.get(part, ("blended", "low_frequency")),
+        attacks=tuple(attacks) or ATTACKS.get(part, ("blended", "low_frequency")),
         ratios=RATIOS.get(part, (0.0, 0.1)),
         seeds=range(3),
         defenses=("none", *(f"{name}:{CHANGED[name]}" if name in CHANGED else name for name in names)),
@@ -68,9 +69,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--part", choices=sorted(PARTS), default="post")
     parser.add_argument("--defenses", nargs="*")
+    parser.add_argument("--attacks", nargs="*", default=())
     given = parser.parse_args()
     names = PARTS[given.part] if given.defenses is None else tuple(given.defenses)
-    asked = study(str(subset(given.folder, given.out / "images", train=1000, test=100)), given.part, names)
+    images = str(subset(given.folder, given.out / "images", train=1000, test=100))
+    asked = study(images, given.part, names, given.attacks)
     changed = {name: CHANGED[name] for name in names if name in CHANGED}
     if changed:
         print(changes(changed, bdjax.DEFENSES, "defense"))
