@@ -26,6 +26,12 @@ SHAPE, CLASSES = (8, 8, 3), 3
 PLACES = {
     "preact_resnet18": (16, ["layer1_0.relu1", "layer2_0.relu1", "layer3_0.relu1"]),
     "resnet18": (17, ["relu1", "layer1_1.relu2", "layer2_1.relu2"]),
+    "preact_resnet34": (32, ["layer1_0.relu1", "layer2_0.relu1", "layer3_0.relu1"]),
+    "resnet34": (33, ["relu1", "layer1_2.relu2", "layer2_3.relu2"]),
+    "resnet50": (49, ["relu1", "layer1_2.relu3", "layer2_3.relu3"]),
+    "vgg19_bn": (16, ["layer1_1.relu", "layer2_1.relu", "layer3_3.relu"]),
+    "vgg19": (16, ["layer1_1.relu", "layer2_1.relu", "layer3_3.relu"]),
+    "densenet161": (21, ["denseblock1_1.relu1", "transition1.relu", "denseblock2_1.relu1"]),
     "small_cnn": (3, ["relu1", "relu2"]),
     "airbench": (7, ["gelu", "group1.gelu2", "group2.gelu2"]),
 }

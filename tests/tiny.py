@@ -74,9 +74,12 @@ def study(folder: Path, **changes) -> Study:
 
 
 def network(name: str, shape, classes: int, mean, std, **static) -> Net:
-    """A registered network; one that needs the covariance of pixels has them independent."""
+    """A registered network, a shallow one where it has a depth; pixels are independent where it needs covariances."""
     more = {"covariance": np.eye(4 * shape[-1])} if "covariance" in MODELS[name].card.needs else {}
-    return MODELS[name].make(shape, classes, mean, std, **more, **static)
+    depth = MODELS[name].card.settings.get("depth")
+    if depth:
+        more["depth"] = depth.choices[0]
+    return MODELS[name].make(shape, classes, mean, std, **more | static)
 
 
 def _linear(shape, classes, mean, std) -> Net:

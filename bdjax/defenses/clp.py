@@ -8,6 +8,7 @@ are pruned that lie more than u standard deviations above the layer's mean.
 
 from itertools import groupby
 
+import jax
 import jax.numpy as jnp
 
 from bdjax.cards import Card, Method, Setting
@@ -68,6 +69,18 @@ def pairs(net: Net, shortcuts_last: bool = False) -> tuple[tuple[Layer, Layer], 
     return tuple(found)
 
 
+def _check_channels(net: Net, paired: tuple[tuple[Layer, Layer], ...]) -> None:
+    weights = jax.eval_shape(net.init, jax.random.key(0))
+    scale = entries(tuple(norm for norm, _ in paired), weights.params, "scale")
+    kernel = entries(tuple(conv for _, conv in paired), weights.params, "kernel")
+    for norm, conv in paired:
+        if scale[norm.name].size != kernel[conv.name].shape[-1]:
+            raise InvalidInput(
+                f"clp: {norm.name} normalizes other channels than those of {conv.name}, the convolution before it; "
+                "choose another model or defense"
+            )
+
+
 def _late(layer: Layer) -> bool:
     return "shortcut" in layer.name
 
@@ -103,6 +116,7 @@ def make(net, shape, classes, *, shortcuts_last, choose, tried, relative):
     """Pruning in one step."""
     del shape, classes
     paired = pairs(net, shortcuts_last)
+    _check_channels(net, paired)
     layers = tuple(norm for norm, _ in paired)
 
     def measure(_key, given, victim):

@@ -1,4 +1,4 @@
-"""Weights from PyTorch: a `state_dict` as arrays by name, in the layout of this library's networks.
+"""Weights from PyTorch and to it: a `state_dict` as arrays by name, in the layout of this library's networks.
 
 It holds for networks whose modules are named as PyTorch models of the same architecture name theirs, up to dots:
 `layer4.1.shortcut.0` here is `layer4_1`, `shortcut_0`. Those of preact_resnet18 are He, Zhang, Ren, Sun, "Identity
@@ -7,6 +7,8 @@ Mappings in Deep Residual Networks", ECCV 2016, https://arxiv.org/abs/1603.05027
 
 PyTorch keeps convolutions as (out, in, height, width) and linear layers as (out, in); here they are (height, width, in,
 out) and (in, out). The network normalises its own images, with the mean and std that it was made with.
+
+torchvision names the modules of its networks otherwise: see `torchvision_names`. Either names are read.
 """
 
 import re
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.errors import InvalidInput
-from bdjax.types import Net, Weights, real
+from bdjax.types import Array, Net, Weights, real
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
@@ -33,10 +35,12 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     wanted = jax.eval_shape(net.init, jax.random.key(0))
+    other = torchvision_names(net)
+    named_so = "linear" not in _modules(state) and other.get("linear") in _modules(state)
     used = set()
 
     def take(path, leaf):
-        name = _torch_name(tuple(entry.key for entry in path[1:]))
+        name = _torch_name(path, other if named_so else {})
         used.add(name)
         if name not in state:
             raise InvalidInput(
@@ -59,7 +63,62 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
     return weights
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
-    """PyTorch's name of the array at `path` in params or batch_stats."""
-    *modules, leaf = path
-    return ".".join([*(re.sub(r"_(\d+)$", r".\1", module) for module in modules), LEAVES[leaf]])
+def to_torch(weights: Weights, net: Net) -> dict[str, np.ndarray]:
+    """A PyTorch state_dict of the weights of `net`, as numpy arrays: torchvision's names where it has such a network.
+
+    `num_batches_tracked`, which nothing here counts, is 0.
+    """
+    names, state = torchvision_names(net), {}
+
+    def put(path, leaf: Array) -> None:
+        name = _torch_name(path, names)
+        state[name] = np.asarray(leaf).transpose(np.argsort(AXES.get(leaf.ndim, (0,))))
+        if name.endswith("running_var"):
+            state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+
+    jax.tree_util.tree_map_with_path(put, weights)
+    return state
+
+
+def torchvision_names(net: Net) -> dict[str, str]:
+    """PyTorch's own name of a module of the network -> torchvision's; empty for networks that torchvision lacks.
+
+    A residual network has `downsample` for `shortcut` and `fc` for `linear`. All else is under `features`, numbered
+    in sequence in a VGG network, which counts rectifiers and poolings, and the linear layers under `classifier`.
+    """
+    names = {_dotted(layer.path) for layer in net.layers if layer.path}
+    if {"conv1", "bn1", "layer1.0.conv1"} <= names:
+        return {name: re.sub(r"^linear$", "fc", name.replace("shortcut", "downsample")) for name in names}
+    if "denseblock1.1.conv1" in names:
+        inner = {name: re.sub(r"^(denseblock\d+)\.(\d+)", r"\1.denselayer\2", name) for name in names}
+        return {name: f"features.{inner[name]}" for name in names} | {"linear": "classifier"}
+    if {"layer1.0.conv", "hidden1"} <= names:
+        return _in_sequence(net)
+    return {}
+
+
+def _in_sequence(net: Net) -> dict[str, str]:
+    """Those of a VGG network."""
+    names, place, stage = {}, -1, "layer1"
+    for layer in net.layers:
+        block, _, own = layer.name.partition(".")
+        if own:
+            place += 1 + (block.partition("_")[0] != stage)  # a pooling lies between two stages
+            stage = block.partition("_")[0]
+            names[_dotted(tuple(layer.name.split(".")))] = f"features.{place}"
+    return names | {"hidden1": "classifier.0", "hidden2": "classifier.3", "linear": "classifier.6"}
+
+
+def _modules(state: Mapping[str, np.ndarray]) -> set[str]:
+    return {name.rpartition(".")[0] for name in state}
+
+
+def _dotted(modules: tuple[str, ...]) -> str:
+    return ".".join(re.sub(r"_(\d+)$", r".\1", module) for module in modules)
+
+
+def _torch_name(path, names: Mapping[str, str]) -> str:
+    """PyTorch's name of the leaf of `Weights` at a path of JAX's, its module renamed."""
+    *modules, leaf = (entry.key for entry in path[1:])
+    module = _dotted(tuple(modules))
+    return f"{names.get(module, module)}.{LEAVES[leaf]}"
