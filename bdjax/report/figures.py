@@ -24,7 +24,7 @@ _APART = 1e-3
 _SETTINGS = {"font.size": 8.5, "lines.linewidth": 1.6, "lines.markersize": 4, "lines.markeredgewidth": 0}
 
 
-def _with_settings(draw):
+def with_settings(draw):
     """The function, drawing under this module's settings of matplotlib and leaving the caller's as they were."""
 
     @functools.wraps(draw)
@@ -57,7 +57,7 @@ def styles(defenses: list[str]) -> dict[str, Style]:
     return drawn
 
 
-@_with_settings
+@with_settings
 def ratio_figure(results: xarray.Dataset, measure: str = "asr", ink: str = INK):
     """`measure` against poison ratio, one panel an attack, with a legend: a matplotlib Figure to save anywhere.
 
@@ -69,7 +69,7 @@ def ratio_figure(results: xarray.Dataset, measure: str = "asr", ink: str = INK):
     attacks = _with_numbers(results[measure])
     columns = {0: 1, 4: 2}.get(len(attacks), min(3, len(attacks)))
     rows = math.ceil(max(1, len(attacks)) / columns)
-    figure = _figure((PANEL[0] * columns, PANEL[1] * rows + 0.4))
+    figure = new_figure((PANEL[0] * columns, PANEL[1] * rows + 0.4))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     style = styles([str(name) for name in results["defense"].values])
     for k, (panel, attack) in enumerate(zip(panels, attacks, strict=False)):
@@ -136,7 +136,8 @@ def _dress(axes, ink: str) -> None:
     axes.tick_params(axis="y", length=0, which="both")
 
 
-def _figure(size: tuple[float, float]):
+def new_figure(size: tuple[float, float]):
+    """An empty figure of so many inches, without a ground of its own."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

@@ -17,16 +17,17 @@ from bdjax.engine.progress import Silent
 from bdjax.errors import InvalidInput
 from bdjax.io.store import results
 from bdjax.io.store.store import Store
+from bdjax.keys import root, stream
 from bdjax.study import Study, resolve
 from bdjax.study.groups import Group, groups
 from bdjax.study.jobs import Job, plan
-from bdjax.types import Given, Net, Trained
+from bdjax.types import Given, Key, Net, PyTree, Trained
 
 
 class Models(NamedTuple):
     """What one defense of a study left, seed by seed."""
 
-    group: Group  # the network, the attack and the audit that they are put to
+    group: Group  # the network, the attack and the audit, if any, that they are put to
     cells: Cell  # stacked over seeds, drawn: purified models as `victim`, and what the audit needs beside them
     shared: Shared
 
@@ -38,9 +39,19 @@ class Stored(NamedTuple):
     net: Net  # before any defense changed it
     models: dict[str, Models]  # defense -> its models
 
+    @property
+    def classes(self) -> int:
+        """How many classes the data have."""
+        return next(iter(self.models.values())).group.scene.classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the images: height, width, channels."""
+        return next(iter(self.models.values())).shared.test.image.shape[1:]
+
 
 def opened(
-    folder: str | Path, attack: str, ratio: float, defenses: Iterable[str], seeds: Iterable[int], audit: str
+    folder: str | Path, attack: str, ratio: float, defenses: Iterable[str], seeds: Iterable[int], audit: str = ""
 ) -> Stored:
     """Read models of a study.
 
@@ -48,7 +59,7 @@ def opened(
         folder: the study's `out`, a folder or a place in an object store.
         attack, ratio: coordinates in its results.
         defenses, seeds: further coordinates; () for all that the study has under that attack and ratio.
-        audit: `name:setting=value`, of AUDITS: what its card needs is read beside the models.
+        audit: `name:setting=value`, of AUDITS: what its card needs is read beside the models; "" for the models alone.
 
     Raises:
         InvalidInput: the folder holds no such study or cells, or a model is missing.
@@ -69,7 +80,8 @@ def opened(
             raise InvalidInput(f"{folder}: no {name} {missing[0]}; choose from {', '.join(map(str, held))}")
         chosen[f"{name}s"] = wanted or held
     fields = json.loads(index["attributes"]["config"])
-    asked = Study(**fields | chosen | {"attacks": (attack,), "ratios": (ratio,), "audits": (audit,)})
+    audits = (audit,) if audit else ()
+    asked = Study(**fields | chosen | {"attacks": (attack,), "ratios": (ratio,), "audits": audits})
     resolved = resolve.resolve(asked)
     if resolved.base != index["base"]:
         raise InvalidInput(f"{folder}: made with other data or another network; run the study again first")
@@ -81,12 +93,14 @@ def _models(resolved: resolve.Work, store: Store, audit: str) -> dict[str, Model
     jobs = {job.address: job for job in planned.jobs}
     asked: dict[str, list[Job]] = {}
     for cell in planned.cells:
-        job = jobs[cell["audits"][audit]]
+        job = jobs[cell["audits"][audit] if audit else cell["score"]]
         asked.setdefault(cell["defense"], []).append(job)
         for name in (job.model, job.clean_model, job.backdoored, job.trigger):
             if name and not store.has_model(name):
-                what = f"{cell['defense']} at seed {cell['seed']}, or one that {audit} compares it with"
-                raise InvalidInput(f"{store.folder}: lacks the model of {what}; run the study with that audit first")
+                what = f"{store.folder}: lacks the model of {cell['defense']} at seed {cell['seed']}"
+                if audit:
+                    raise InvalidInput(f"{what}, or one that {audit} compares it with; run the study with that audit")
+                raise InvalidInput(f"{what}; run the study again")
     data = resolved.dataset
     shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (data.train, data.test)))
     context = Context(resolved, store, Silent(), {}, shared, lambda: 0, 1)
@@ -110,9 +124,32 @@ def over_seeds(models: Models, function: Callable[[Cell, Shared], Any]) -> Calla
     return lambda cells: lifted((), cells, models.shared, cells.seed.shape[0])[1]
 
 
-def make_given(models: Models, cell: Cell, shared: Shared) -> Given:
-    """What the audit that models were opened for is given of a cell."""
-    return functions.make_given(models.group.scene, models.group.needs, cell, shared)
+def make_given(models: Models, cell: Cell, shared: Shared, needs: tuple[str, ...] = ()) -> Given:
+    """What an analysis with these needs, or else the audit that models were opened for, is given of a cell."""
+    return functions.make_given(models.group.scene, needs or models.group.needs, cell, shared)
+
+
+def ask(study: Stored, needs: tuple[str, ...], function: Callable[[Key, Net, Given], PyTree]) -> PyTree:
+    """`function(key, net, given)` of every model: leaves (seed, defense, ...) on the host.
+
+    The key is that of the seed, whatever the defense. All seeds go through one program, one after the other, which
+    gives each the bits that it gets alone; defenses that leave the network as it is share it.
+    """
+    programs: dict[str, Callable[[Cell], PyTree]] = {}
+
+    def program(models: Models) -> Callable[[Cell], PyTree]:
+        def one(cell: Cell, shared: Shared) -> PyTree:
+            key = stream(root(cell.seed), "analysis")
+            return function(key, models.group.net, make_given(models, cell, shared, needs))
+
+        return over_seeds(models, one)
+
+    columns = []
+    for models in study.models.values():
+        if models.group.key not in programs:
+            programs[models.group.key] = program(models)
+        columns.append(jax.device_get(programs[models.group.key](models.cells)))
+    return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *columns)
 
 
 def trained(models: Models) -> Callable[[Cell], Trained]:
