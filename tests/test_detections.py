@@ -229,7 +229,10 @@ def test_without_poison_no_query_counts_as_triggered():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"detectors": ("nc",)}, "nc asks a whole model, not images; give --audits nc"),
+        (
+            {"detectors": ("nc",)},
+            "nc is not among the detectors, but among the defenses and audits; give it with --defenses or --audits",
+        ),
         ({"detectors": ("nothing",)}, "no detector 'nothing'; choose from"),
         ({"detectors": ("scale_up",), "suspects": -1}, "suspects -1; give 2 or more, or 0 for all"),
         ({"detectors": ("scale_up",), "suspects": 1}, "suspects 1; give 2 or more"),

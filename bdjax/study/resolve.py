@@ -181,26 +181,39 @@ class _Specs(NamedTuple):
 def _parse(asked: Study) -> _Specs:
     """Every text of a study, here and nowhere else, and before a dataset is read, which may take minutes."""
 
-    def all_of(texts, registry, what: str) -> dict[str, Spec]:
-        return {text: cards.lookup(text, registry, what) for text in texts}
+    def all_of(texts, what: str) -> dict[str, Spec]:
+        return {text: _lookup(text, what) for text in texts}
 
     named = [text for text in asked.attacks if not text.startswith(user_sets.PREFIX)]
     return _Specs(
-        model=cards.lookup(asked.model, models.MODELS, "model"),
-        attacks=all_of(named, attacks.ATTACKS, "attack"),
-        selection=cards.lookup(asked.selection, selections.SELECTIONS, "selection"),
-        defenses=all_of(asked.defenses, defenses.DEFENSES, "defense"),
+        model=_lookup(asked.model, "model"),
+        attacks=all_of(named, "attack"),
+        selection=_lookup(asked.selection, "selection"),
+        defenses=all_of(asked.defenses, "defense"),
         recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense", "recipe"),
-        audits=all_of(asked.audits, audits.AUDITS, "audit"),
-        detectors={text: _lookup_detector(text) for text in asked.detectors},
+        audits=all_of(asked.audits, "audit"),
+        detectors=all_of(asked.detectors, "detector"),
     )
 
 
-def _lookup_detector(text: str) -> Spec:
-    name = cards.split(text)[0]
-    if name not in detection.DETECTORS and name in audits.AUDITS:
-        raise InvalidInput(f"{name} asks a whole model, not images; give --audits {text}")
-    return cards.lookup(text, detection.DETECTORS, "detector")
+ASKED = {
+    "model": ("--model", models.MODELS),
+    "attack": ("--attacks", attacks.ATTACKS),
+    "selection": ("--selection", selections.SELECTIONS),
+    "defense": ("--defenses", defenses.DEFENSES),
+    "audit": ("--audits", audits.AUDITS),
+    "detector": ("--detectors", detection.DETECTORS),
+}
+"""What a study names: the option of the command for it, and what there is."""
+
+
+def _lookup(text: str, what: str) -> Spec:
+    name, known = cards.split(text)[0], ASKED[what][1]
+    others = {other: option for other, (option, registry) in ASKED.items() if name in registry}
+    if others and name not in known:
+        where, options = " and ".join(f"{other}s" for other in others), " or ".join(others.values())
+        raise InvalidInput(f"{name} is not among the {what}s, but among the {where}; give it with {options}")
+    return cards.lookup(text, known, what)
 
 
 def _recipe(spec: Spec, dataset: datasets.Dataset) -> dict[str, Any]:
