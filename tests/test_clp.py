@@ -115,6 +115,16 @@ def test_every_norm_has_as_many_channels_as_its_convolution(name, shortcuts_last
     assert set(found) == {layer.name for layer in net.layers if layer.kind == "norm"}
 
 
+def test_a_network_whose_norms_read_other_channels_than_a_convolution_gave_is_refused():
+    static = {
+        name: setting.default for name, setting in CLP.card.settings.items() if not isinstance(setting.default, float)
+    }
+    with pytest.raises(
+        InvalidInput, match="clp: denseblock1_2.norm1 normalizes other channels than those of denseblock1_1"
+    ):
+        CLP.make(network("densenet161", depth="21", width=4), SHAPE, CLASSES, **static)
+
+
 def test_a_network_without_norms_is_refused():
     with pytest.raises(InvalidInput, match="clp"):
         pairs(Net(None, None, (Layer("conv", "conv", ("conv",), "conv"), Layer("linear", "linear", (), "linear"))))
