@@ -120,7 +120,7 @@ def test_a_network_whose_norms_read_other_channels_than_a_convolution_gave_is_re
         name: setting.default for name, setting in CLP.card.settings.items() if not isinstance(setting.default, float)
     }
     with pytest.raises(
-        InvalidInput, match="clp: denseblock1_2.norm1 normalizes other channels than those of denseblock1_1"
+        InvalidInput, match=r"clp: denseblock1_2\.norm1 normalizes other channels than those of denseblock1_1"
     ):
         CLP.make(network("densenet161", depth="21", width=4), SHAPE, CLASSES, **static)
 
