@@ -254,7 +254,7 @@ def _quickstart(size: Size, out: Path) -> dict[str, Any]:
 
 def _told(found) -> dict[str, Any]:
     """Every cell's values, and seconds of compiling."""
-    frame = found[["acc", "asr", "seconds"]].to_dataframe().reset_index()
+    frame = found[["acc", "asr", "seconds"]].to_dataframe().dropna(subset="acc").reset_index()
     rows = frame[["attack", "ratio", "seed", "defense", "acc", "asr", "seconds"]].to_dict("records")
     return {"rows": rows, "programs": found.attrs.get("programs"), "memory": found.attrs.get("memory")}
 
