@@ -64,6 +64,12 @@ def make(net, **static):
 TAPS = {
     "preact_resnet18": "layer4_1.relu1",
     "resnet18": "layer4_0.relu2",
+    "preact_resnet34": "layer4_2.relu1",
+    "resnet34": "layer4_1.relu2",
+    "resnet50": "layer4_1.relu3",
+    "vgg19_bn": "layer5_2.relu",
+    "vgg19": "layer5_2.relu",
+    "densenet161": "denseblock4_2.relu1",
     "small_cnn": "relu2",
     "airbench": "group2.gelu2",
 }
