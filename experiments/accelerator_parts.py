@@ -137,7 +137,7 @@ def numbers(size: Size, out: Path) -> list[Measurement]:
     """Whether the device and bfloat16 give what a CPU and float32 give."""
     model, few = f"airbench:{size.narrow}".rstrip(":"), size.seeds[0]
     single = Measurement("float32", partial(_train, size, out / "single", model, size.speed, ("blended",), few))
-    return [Measurement("quickstart", partial(_quickstart, size, out)), *([single] if size.data else [])]
+    return [Measurement("quickstart", partial(_quickstart, out)), *([single] if size.data else [])]
 
 
 def victims(size: Size, out: Path) -> list[Measurement]:
@@ -220,12 +220,10 @@ def _train(
     seeds: int,
     defenses: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A study to its end."""
-    import time
+    """The study of one network to its end."""
+    from bdjax import Study
 
-    import bdjax
-
-    study = bdjax.Study(
+    study = Study(
         dataset=size.data,
         model=model,
         attacks=attacks,
@@ -236,19 +234,23 @@ def _train(
         flip=True,
         driver="map",
     )
-    begun = time.perf_counter()
-    found = bdjax.run(study, out, progress=False)
-    return {"clock": time.perf_counter() - begun, **_told(found)}
+    return _run(study, out)
 
 
-def _quickstart(size: Size, out: Path) -> dict[str, Any]:
+def _quickstart(out: Path) -> dict[str, Any]:
+    from bdjax.cli.quickstart import study
+
+    return _run(study(""), out / "quickstart")
+
+
+def _run(study, out: Path) -> dict[str, Any]:
+    """What a study gives, and how long it takes."""
     import time
 
     import bdjax
-    from bdjax.cli.quickstart import study
 
     begun = time.perf_counter()
-    found = bdjax.run(study(""), out / "quickstart", progress=False)
+    found = bdjax.run(study, out, progress=False)
     return {"clock": time.perf_counter() - begun, **_told(found)}
 
 

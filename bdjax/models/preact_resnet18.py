@@ -54,9 +54,10 @@ class PreActBlock(nn.Module):
         return Add(name="add")(Conv(self.features, name="conv2")(inner, run), x, run)
 
 
-class PreActResNet18(nn.Module):
-    """A stem, four stages of two blocks, global average pooling and a linear layer."""
+class PreActResNet(nn.Module):
+    """A stem, four stages of so many blocks, global average pooling and a linear layer."""
 
+    blocks: tuple[int, ...]
     width: int
     classes: int
     mean: tuple[float, ...]
@@ -66,13 +67,13 @@ class PreActResNet18(nn.Module):
     def __call__(self, image: Array, run: Pass) -> Array:
         """Image float (b, height, width, channels) in [0, 1] -> logits (b, classes)."""
         x = Conv(self.width, name="conv1")(normalize(image, self.mean, self.std), run)
-        x = run_stages(PreActBlock, (2, 2, 2, 2), self.width, x, run)
+        x = run_stages(PreActBlock, self.blocks, self.width, x, run)
         return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
 
 
 def make(shape, classes, mean, std, width=64, precision="float") -> Net:
     """The network for images of `shape` (height, width, channels), normalised by `mean` and `std` a channel."""
-    return network(PreActResNet18(width, classes, tuple(mean), tuple(std)), shape, precision)
+    return network(PreActResNet((2, 2, 2, 2), width, classes, tuple(mean), tuple(std)), shape, precision)
 
 
 PREACT_RESNET18 = Method(CARD, make)

@@ -5,14 +5,11 @@ He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016, h
 classes. It departs from the paper where preact_resnet18 does.
 """
 
-import flax.linen as nn
-
 from bdjax.cards import Card, Method
 from bdjax.models import preact_resnet18
-from bdjax.models.parts.layers import Conv, Linear, Pass, Pool, normalize, run_stages
 from bdjax.models.parts.network import network
-from bdjax.models.preact_resnet18 import PreActBlock
-from bdjax.types import Array, Net
+from bdjax.models.preact_resnet18 import PreActResNet
+from bdjax.types import Net
 
 CARD = Card(
     name="preact_resnet34",
@@ -28,25 +25,9 @@ CARD = Card(
 )
 
 
-class PreActResNet34(nn.Module):
-    """A stem, four stages of three, four, six and three blocks, global average pooling and a linear layer."""
-
-    width: int
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @nn.compact
-    def __call__(self, image: Array, run: Pass) -> Array:
-        """Image float (b, height, width, channels) in [0, 1] -> logits (b, classes)."""
-        x = Conv(self.width, name="conv1")(normalize(image, self.mean, self.std), run)
-        x = run_stages(PreActBlock, (3, 4, 6, 3), self.width, x, run)
-        return Linear(self.classes, name="linear")(Pool(name="pool")(x, run), run)
-
-
 def make(shape, classes, mean, std, width=64, precision="float") -> Net:
     """The network for images of `shape` (height, width, channels), normalized by `mean` and `std` a channel."""
-    return network(PreActResNet34(width, classes, tuple(mean), tuple(std)), shape, precision)
+    return network(PreActResNet((3, 4, 6, 3), width, classes, tuple(mean), tuple(std)), shape, precision)
 
 
 PREACT_RESNET34 = Method(CARD, make)
