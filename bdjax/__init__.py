@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # what editors see; it is imported on first use
     from bdjax.audits import AUDITS
     from bdjax.defenses import DEFENSES
     from bdjax.detection import DETECTORS
+    from bdjax.engine.inspect import inspect
+    from bdjax.engine.purify import purify
     from bdjax.engine.run import run
     from bdjax.errors import InvalidInput
     from bdjax.io.datasets import DATASETS
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # what editors see; it is imported on first use
     from bdjax.models import MODELS
     from bdjax.selections import SELECTIONS
     from bdjax.study import Study
+    from bdjax.study.stored import load_model
 
 _WHERE = {
     "ANALYSES": "analysis",
@@ -34,10 +37,13 @@ _WHERE = {
     "SELECTIONS": "selections",
     "Study": "study",
     "evaluate": "metrics",
+    "inspect": "engine.inspect",
     "load": "io.store.results",
     "load_curves": "io.store.results",
+    "load_model": "study.stored",
     "load_scores": "io.store.results",
     "load_suspects": "io.store.pictures",
+    "purify": "engine.purify",
     "run": "engine.run",
 }
 
@@ -53,10 +59,13 @@ __all__ = [
     "InvalidInput",
     "Study",
     "evaluate",
+    "inspect",
     "load",
     "load_curves",
+    "load_model",
     "load_scores",
     "load_suspects",
+    "purify",
     "run",
 ]
 

@@ -461,6 +461,12 @@ def test_make_takes_the_static_settings_of_the_card(name, method):
     assert named <= static if rest else named == static
 
 
+@pytest.mark.parametrize("name", sorted(own(DEFENSES)))
+def test_a_defense_that_the_reference_benchmark_lacks_says_so(name):
+    card = DEFENSES[name].card
+    assert "benchmark" in card.presets or "reference benchmark has no" in " ".join(card.departures)
+
+
 @pytest.mark.parametrize(("name", "method"), CARDS)
 def test_card_is_complete(name, method):
     card = method.card

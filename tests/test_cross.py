@@ -26,6 +26,7 @@ def test_it_counts_all_images_under_what_resembles_the_trigger():
         "correct": 3,
         "counted": 2,
         "hit": 0,
+        "known": 2,
         "kept": 2,
         "crossed": 2,
     }

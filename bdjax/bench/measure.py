@@ -9,11 +9,9 @@ from importlib import util
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from bdjax.bench import ceiling, profile
 from bdjax.cells import memory
-from bdjax.cells.functions import Shared
 from bdjax.engine import drivers
 from bdjax.errors import InvalidInput
 from bdjax.keys import root
@@ -116,7 +114,7 @@ def _head(work: Work) -> dict[str, Any]:
 
 
 def _ours(work: Work, how: str, form: str, count: int) -> Case:
-    shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+    shared = work.shared()
     with convolution.using(form):
         state, advance, program = drivers.prepared(work, shared, how, count)
 

@@ -41,6 +41,7 @@ class Shared:
     train: Data
     test: Data
     assets: PyTree = ()
+    queries: Data | None = None  # test images that have the trigger already; None: the attack stamps those of `test`
 
 
 @struct.dataclass
@@ -82,6 +83,8 @@ class Scene(NamedTuple):
     judges: str = ""  # what a detector judges: "rows", "queries" or nothing
     suspects: int = 0  # how many of them; 0 for all
     rehearsed: bool = False  # whether a method that reads what it does not need is told so
+    given: bool = False  # whether victims are given, so that nobody knows what they were trained on
+    rows: tuple[np.ndarray, np.ndarray] | None = None  # the defender's clean rows and those for thresholds, if given
 
 
 def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -92,8 +95,7 @@ def scalars(settings: Mapping[str, float]) -> dict[str, np.ndarray]:
 def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     """The cell with its rows and poison; and the overlap, the share of clean rows whose copies are poisoned."""
     key, label = root(cell.seed), shared.train.label
-    free = jnp.where(scene.barred, scene.classes, label)
-    clean, valid = sources.balanced_rows(stream(key, "clean"), free, scene.classes, (scene.clean, scene.valid))
+    clean, valid = _defenders_rows(scene, key, label)
     given = Given(cell.attack, images.augmentation(scene.padding, scene.flip), train=sources.split(shared.train))
     attack = scene.attack
     priority = scene.select.rank(stream(key, "select"), scene.net, attack, shared.assets, given)
@@ -105,13 +107,21 @@ def draw(scene: Scene, cell: Cell, shared: Shared) -> tuple[Cell, Array]:
     order = jnp.argsort(poison.rank(priority, eligible)).astype(jnp.int32)
     drawn = attack.init(stream(key, "poison"), shared.assets, cell.attack, label, priority, cell.count)
     # Where an attacker poisons batch by batch, the roles on record are those of no row that was trained on.
-    overlap = jnp.full((), jnp.nan) if attack.train else jnp.mean((drawn.role[clean] == POISONED).astype(real()))
+    unknown = bool(attack.train) or scene.given
+    overlap = jnp.full((), jnp.nan) if unknown else jnp.mean((drawn.role[clean] == POISONED).astype(real()))
     kept = jnp.where(eligible, priority, -jnp.inf) if scene.searching else None
     cell = cell.replace(poison=drawn, order=order, clean=clean, valid=valid, priority=kept)
     if scene.judges:
         suspects, truth = draw_suspects(scene, cell, shared)
         cell = cell.replace(suspects=suspects, truth=truth)
     return cell, overlap
+
+
+def _defenders_rows(scene: Scene, key: Key, label: Array) -> tuple[Array, Array]:
+    if scene.rows is not None:
+        return tuple(jnp.asarray(rows, jnp.int32) for rows in scene.rows)
+    free = jnp.where(scene.barred, scene.classes, label)
+    return sources.balanced_rows(stream(key, "clean"), free, scene.classes, (scene.clean, scene.valid))
 
 
 def draw_suspects(scene: Scene, cell: Cell, shared: Shared) -> tuple[Array, Array]:
@@ -169,6 +179,8 @@ def make_given(scene: Scene, needs: Iterable[str], cell: Cell, shared: Shared) -
         return sources.wanted(shared.train, cell.poison, attack, shared.assets)
 
     def queried(data: Data):
+        if data is shared.test and shared.queries is not None:
+            return sources.split(shared.queries)
         return sources.stamped(data, trigger, attack.query, shared.assets)
 
     def seen():
@@ -339,7 +351,8 @@ def score(scene: Scene, net: Net):
             return sources.stamped(test, cell.poison.trigger, stamp, shared.assets)
 
         crossed = None if attack.cross is None else under(cross)
-        return state, metrics.counts(net, cell.victim, sources.split(test), under(attack.query), attack.goal, crossed)
+        triggered = under(attack.query) if shared.queries is None else sources.split(shared.queries)
+        return state, metrics.counts(net, cell.victim, sources.split(test), triggered, attack.goal, crossed)
 
     return function
 

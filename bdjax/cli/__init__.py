@@ -84,7 +84,10 @@ def _command(arguments: list[str]):
 
     from bdjax.cli.bench import Bench
     from bdjax.cli.doctor import Doctor
+    from bdjax.cli.export import Export
+    from bdjax.cli.importing import Import
     from bdjax.cli.listing import List
+    from bdjax.cli.purify import Purify
     from bdjax.cli.quickstart import Quickstart
     from bdjax.cli.report import Report
     from bdjax.cli.run import Run
@@ -92,7 +95,7 @@ def _command(arguments: list[str]):
 
     if arguments == ["--version"]:
         return Version()
-    commands = Quickstart | Run | Report | List | Doctor | Bench
+    commands = Quickstart | Run | Report | Purify | Import | Export | List | Doctor | Bench
     names = [command.__name__.lower() for command in commands.__args__]
     if arguments[0] not in names and not arguments[0].startswith("-"):
         raise InvalidInput(f"no command {arguments[0]!r}{choice(arguments[0], names)}")

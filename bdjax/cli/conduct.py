@@ -14,14 +14,29 @@ def conduct(study, out: Path, share: tuple[int, int] = (1, 1)) -> None:
         Failed: something went wrong in some groups of cells; what the others found has been shown then.
     """
     from bdjax.engine import run as engine
+
+    use_cores()
+    _conduct(lambda: engine.run(study, out, True, share), out)
+
+
+def conduct_resolved(work, out: Path) -> None:
+    """The same with a study that is resolved, of a model that was given."""
+    from bdjax.engine import compiled, progress
+    from bdjax.engine import run as engine
+    from bdjax.io.store.store import Store
+
+    compiled.keep()
+    _conduct(lambda: engine.run_resolved(work, Store.at(out), progress.of(True)), out)
+
+
+def _conduct(run, out: Path) -> None:
     from bdjax.engine.failures import Failed
     from bdjax.io.store.store import Store
 
-    use_cores()
     failed, store = None, Store.at(out)
     with timed(store.folder):
         try:
-            engine.run(study, out, True, share)
+            run()
         except Failed as error:
             failed = error
     store.refresh()

@@ -36,6 +36,10 @@ class Run:
     """Each name or name:setting=value,setting=value, e.g. badnets blended:alpha=0.1 set:PATH. Else: badnets."""
     ratios: _option(tuple[str, ...], "RATIO ...") = None
     """Fractions of the training set to poison; sig=0.05 gives an attack its own. Else: 0 0.05 0.1."""
+    victims: _option(tuple[str, ...], "NAME=FILE ...") = None
+    """Weights that you have, in the place of victims to be trained; the attack then says how they are tested."""
+    normalization: _option(str, "NAME_OR_MEAN/STD") = None
+    """What the network subtracts and divides by: cifar10, imagenet, half, none, or numbers. Else: the dataset's own."""
     seeds: _option(tuple[str, ...], "SEED ...") = None
     """Seed numbers, or ranges such as 0:8. Else: 0:4."""
     defenses: _option(tuple[str, ...], "DEFENSE ...") = None
@@ -122,7 +126,7 @@ def _from_toml(path: Path) -> dict[str, Any]:
     for name, value in values.items():
         if name not in known:
             raise InvalidInput(f"{path}: no field {name!r}; a study has {', '.join(known)}")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "victims":
             raise InvalidInput(f"{path}: {name} is a table; give a value or a list")
     return values
 

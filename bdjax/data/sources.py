@@ -16,6 +16,9 @@ def _pixels(data: Data, row: Array) -> Array:
 
 def split(data: Data) -> Source:
     """A split as it is."""
+    if not data.label.size:  # of which no row can be read, not even while it is traced
+        data = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), data)
+        return Source(0, split(data).read)
     return Source(data.label.size, lambda row: _batch(_pixels(data, row), data.label[row], row))
 
 
@@ -71,11 +74,11 @@ def wanted(data: Data, poison: Poison, attack: Attack, assets: PyTree) -> Source
 def stamped(data: Data, trigger: PyTree, stamp: StampFn, assets: PyTree) -> Source:
     """Every row of a split under `stamp`, such as an attack's `query`, with its true label."""
 
-    def read(row: Array) -> Batch:
-        image = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, trigger, _pixels(data, row), row)
-        return _batch(image, data.label[row], row)
+    def change(batch: Batch) -> Batch:
+        image = jax.vmap(stamp, in_axes=(None, None, 0, 0))(assets, trigger, batch.image, batch.row)
+        return batch.replace(image=image)
 
-    return Source(data.label.size, read)
+    return mapped(split(data), change)
 
 
 def mapped(source: Source, change) -> Source:
@@ -141,7 +144,7 @@ def concatenated(first: Source, second: Source) -> Source:
 
 def total(source: Source, function, batch: int = 256) -> PyTree:
     """The sum over a source's batches of `function(batch) -> pytree`; rows of weight 0 pad the last batch."""
-    batch = min(batch, source.size)
+    batch = max(1, min(batch, source.size))
 
     def read(index: Array) -> PyTree:
         row = index * batch + jnp.arange(batch, dtype=jnp.int32)
@@ -157,7 +160,7 @@ def total(source: Source, function, batch: int = 256) -> PyTree:
 
 def in_turn(size: int, batch: int) -> Array:
     """The rows 0 to size - 1 in their order, int32 (steps, batch); -1 pads the last batch."""
-    batch = min(batch, size)
+    batch = max(1, min(batch, size))
     rows = jnp.arange(-(-size // batch) * batch, dtype=jnp.int32)
     return jnp.where(rows < size, rows, -1).reshape(-1, batch)
 

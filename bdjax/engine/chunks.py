@@ -32,6 +32,10 @@ CALL_SECONDS = 2.0
 def run(context: Context, group: Group, jobs: list[Job]) -> None:
     """Do jobs of one group, at most its capacity of them, and write what they make."""
     context.progress.stage(group.label, len(jobs))
+    if group.kind == "given":
+        trained = [Trained(context.work.victims[job.attack].weights) for job in jobs]
+        _keep(context, jobs, lift.stack(trained, len(jobs)), np.ones(len(jobs), bool), _Position())
+        return
     cells, overlap, shared = _drawn(context, group, jobs)
     if group.kind == "score":
         _score(context, group, jobs, cells, shared, overlap)

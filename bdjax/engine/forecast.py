@@ -76,13 +76,13 @@ def _remembered() -> dict[str, dict[str, float]]:
 def left(groups: Iterable[Group], missing: Callable[[Group], int], times: Times) -> list[Left]:
     """What every group lacks. One that was never measured counts as the mean of the others; 0 where none was."""
     held = [(group, missing(group), times.of(group)) for group in groups]
-    cell = _mean(took.cell for group, _, took in held if group.kind != "score")
+    cell = _mean(took.cell for group, _, took in held if group.kind not in ("score", "given"))
     compiled = _mean(took.compile for _, _, took in held)
     found = []
     for group, count, took in held:
-        guess = 0.0 if group.kind == "score" else cell
-        programs = 0.0 if group.programs or not count else took.compile or compiled or UNKNOWN
-        found.append(Left(group, count, took.cell or guess, programs, not took.cell and group.kind != "score"))
+        brief = group.kind in ("score", "given")
+        programs = 0.0 if group.programs or not count or group.kind == "given" else took.compile or compiled or UNKNOWN
+        found.append(Left(group, count, took.cell or (0.0 if brief else cell), programs, not took.cell and not brief))
     return found
 
 

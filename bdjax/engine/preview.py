@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bdjax.cells import functions, lift, memory
@@ -56,7 +55,7 @@ def preview(study: Study, out: str | Path, share: tuple[int, int] = (1, 1)) -> P
         check_plan(held, study.driver, path)
     if there:
         index.check(store, work, there)
-    shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+    shared = work.shared()
     driver, form = (held["driver"], held["convolution"]) if held else drivers.choose(work, shared)
 
     def missing(group: Group) -> int:

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import xarray as xr
 
 from bdjax.cells import lift, memory
-from bdjax.cells.functions import Shared
 from bdjax.engine import chunks, compiled, drivers, forecast, programs, signals
 from bdjax.engine import progress as progresses
 from bdjax.engine.failures import Failed, Failures, needed
@@ -75,11 +73,18 @@ def run(
     compiled.keep()
     work = resolve(study)
     if out is not None:
-        return _run(work, Store.at(out), told, share)
+        return run_resolved(work, Store.at(out), told, share)
+    with temporary() as folder:
+        return run_resolved(work, Store(folder), told, share)
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder for a study that keeps nothing; it stays where groups have failed, for the error names what is there."""
     folder, kept = Path(tempfile.mkdtemp(prefix="bdjax-")), False
     try:
-        return _run(work, Store(folder), told, share)
-    except Failed:  # which names the tracebacks there
+        yield folder
+    except Failed:
         kept = True
         raise
     finally:
@@ -87,7 +92,8 @@ def run(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(work: Work, store: Store, progress: Progress, share: tuple[int, int]) -> xr.Dataset:
+def run_resolved(work: Work, store: Store, progress: Progress, share: tuple[int, int] = (1, 1)) -> xr.Dataset:
+    """Run what is missing of a study that is resolved, in its store; as of `run`."""
     planned = plan(work)
     with store, signals.noted(progress.stopping) as told:
         try:
@@ -129,7 +135,7 @@ class _Runner:
     """The state of a running study."""
 
     def __init__(self, work: Work, jobs: list[Job], store: Store, progress: Progress, told: list[int]):
-        shared = Shared(*(jax.tree.map(jnp.asarray, split) for split in (work.dataset.train, work.dataset.test)))
+        shared = work.shared()
         self.store = store
         store.heed = self._heed
         self.groups = groups(work, jobs)
@@ -206,7 +212,7 @@ class _Runner:
 
     def _weigh(self, beside: int) -> None:
         """Note how much memory was planned and how much was held, of the writer that held the most."""
-        used = [group.key for group in self.groups if group.capacity]
+        used = [group.key for group in self.groups if group.programs or group.key in self.context.plan["groups"]]
         if not used:
             return
         planned = beside + max(self.context.plan["groups"][key]["bytes"] for key in used)
@@ -329,6 +335,9 @@ class _Runner:
 
     def _prepare(self, group: Group, job: Job) -> bool:
         """Compile a group's programs; not where another writer is at the assets that they take."""
+        if group.kind == "given":  # of which nothing is computed
+            group.capacity = programs.LARGEST
+            return True
         missing = [group.assets] if group.assets and not self.store.has_assets(group.assets) else []
         taken = self.store.claim(missing)
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from bdjax.cells import lift
 from bdjax.cells.functions import Cell, Scene, Shared
 from bdjax.data import images, sources
+from bdjax.data.poison import NO_ATTACK
 from bdjax.errors import Damaged
 from bdjax.io.store.pictures import read_sample
 from bdjax.io.store.store import Store, address
@@ -27,8 +28,10 @@ def keep(store: Store, scene: Scene, texts: list[str], counts: list[int], cells:
     """Store the pictures of each attack among `texts`, one a cell, as its most poisoned cell sees it.
 
     counts: the poisoned rows of each cell, for a trigger that is learned with the victim is nothing where there are
-    none. What is stored of a cell with as many is left.
+    none. What is stored of a cell with as many is left. Nothing is stored where there is no trigger to put on an image.
     """
+    if shared.queries is not None or scene.attack is NO_ATTACK:
+        return
     for text in dict.fromkeys(texts):
         path = store.folder / "samples" / f"{address(text)}.safetensors"
         count, place = max((count, -place) for place, count in enumerate(counts) if texts[place] == text)

@@ -30,32 +30,32 @@ def counts(
     crossed: Source | None = None,
     batch: int = BATCH,
 ) -> dict[str, Array]:
-    """Sums over the rows of sources of the same rows with the same true labels, as int32 ().
+    """Sums over the rows of sources with their true labels, as int32 ().
+
+    triggered: usually the rows of `clean` with the trigger; a label of -1 says that the true one is not known.
 
     Returns:
-        images, correct: over `clean`; counted, hit, kept: over `triggered`; and crossed over the source of that name,
-        if there is one. They add over shards of the rows.
+        images, correct: over `clean`; counted, hit, known (of those counted, with a true label), kept: over
+        `triggered`; and crossed over the source of that name, if there is one. They add over shards of the rows.
     """
 
-    def predict(rows: Batch) -> Array:
-        return jnp.argmax(net.apply(weights, rows.image)[0], axis=1)
+    def right(rows: Batch) -> Array:
+        return (jnp.argmax(net.apply(weights, rows.image)[0], axis=1) == rows.label) & (rows.row >= 0)
 
-    def found(rows: Batch) -> dict[str, Array]:
-        plain, stamped = predict(rows), predict(triggered.read(rows.row))
-        real = rows.row >= 0
-        moved = counted(rows.label, goal) & real
-        right = {
-            "images": real,
-            "correct": (plain == rows.label) & real,
-            "counted": moved,
-            "hit": (stamped == goal(rows.label)) & moved,
-            "kept": (stamped == rows.label) & moved,
-        }
-        if crossed is not None:
-            right["crossed"] = (predict(crossed.read(rows.row)) == rows.label) & real
-        return {name: jnp.sum(value, dtype=jnp.int32) for name, value in right.items()}
+    def plain(rows: Batch) -> dict[str, Array]:
+        found = {"images": rows.row >= 0, "correct": right(rows)}
+        return summed(found | ({} if crossed is None else {"crossed": right(crossed.read(rows.row))}))
 
-    return sources.total(clean, found, batch)
+    def stamped(rows: Batch) -> dict[str, Array]:
+        moved = counted(rows.label, goal) & (rows.row >= 0)
+        given = jnp.argmax(net.apply(weights, rows.image)[0], axis=1)
+        kept, hit = (given == rows.label) & moved, (given == goal(rows.label)) & moved
+        return summed({"counted": moved, "hit": hit, "known": moved & (rows.label >= 0), "kept": kept})
+
+    def summed(found: dict[str, Array]) -> dict[str, Array]:
+        return {name: jnp.sum(value, dtype=jnp.int32) for name, value in found.items()}
+
+    return sources.total(clean, plain, batch) | sources.total(triggered, stamped, batch)
 
 
 def accuracy(net: Net, weights: Weights, source: Source, batch: int = BATCH) -> Array:
@@ -73,7 +73,7 @@ def rates(sums: dict[str, Array]) -> dict[str, Array]:
     found = {
         "acc": sums["correct"] / sums["images"],
         "asr": sums["hit"] / sums["counted"],
-        "ra": sums["kept"] / sums["counted"],
+        "ra": sums["kept"] / sums["known"],
     }
     return found | ({"cross": sums["crossed"] / sums["images"]} if "crossed" in sums else {})
 

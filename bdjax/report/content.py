@@ -46,7 +46,7 @@ def content(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict[s
         "attacks": [named(text, cards["attacks"])._asdict() for text in axes["attack"]],
         "defenses": [named(text, cards["defenses"], text in _oracles(rows))._asdict() for text in axes["defense"]],
         "detectors": [named(text, cards["detectors"])._asdict() for text in axes["detector"]],
-        "ratios": axes["ratio"],
+        "ratios": [ratio if math.isfinite(ratio) else None for ratio in axes["ratio"]],
         "undefended": axes["defense"].index(UNDEFENDED) if UNDEFENDED in axes["defense"] else None,
         "best": [k for k, text in enumerate(axes["defense"]) if text != UNDEFENDED][:BEST],
         "bound": 100 * bound,

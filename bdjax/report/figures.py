@@ -87,7 +87,7 @@ def ratio_figure(results: xarray.Dataset, measure: str = "asr", ink: str = INK):
 def _ratios(axes, results: xarray.Dataset, attack: str, measure: str, style: dict[str, Style], ink: str) -> None:
     values = usable(results, measure).sel(attack=attack).transpose("defense", "ratio", "seed") * 100
     ratios = results["ratio"].values.astype(float)
-    shown = np.isfinite(values.values).any((0, 2))
+    shown = np.isfinite(values.values).any((0, 2)) & np.isfinite(ratios)  # of given victims it is not known
     for k, name in enumerate(values["defense"].values):
         aside = (k - (len(style) - 1) / 2) if shown.sum() == 1 else 0  # lone points stand beside each other
         _band(axes, ratios + aside * _APART, values.sel(defense=name).values, style[str(name)], ink)

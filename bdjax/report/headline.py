@@ -6,13 +6,14 @@ import xarray
 
 from bdjax.io.store.results import DIVERGED, OK, UNASKED
 from bdjax.report.statistics import usable
-from bdjax.report.studies import about
+from bdjax.report.studies import about, are_given
 from bdjax.report.tables import Row, foremost, largest
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, HALF, INEFFECTIVE, UNDEFENDED, WEAK
 from bdjax.report.wording import brief, discreet, listed, number, percent
 
 APART = 0.3
 """Between the ASR of two seeds, as a fraction, from which their mean says little of either."""
+NO_TRIGGER = "No trigger is given: whether there is a backdoor, and whether it is gone, is not known."
 FEW = 3
 """Attacks, or defenses, that a sentence names one by one; of more it gives the number."""
 
@@ -85,8 +86,12 @@ def _setting(results: xarray.Dataset) -> str:
     others = [name for name in results["defense"].values if name != UNDEFENDED]
     ratios = listed([f"{ratio:g}" for ratio in results["ratio"].values])
     text = f"The study is of {attrs.get('model', 'a network')} on {attrs.get('dataset', 'a dataset')}:"
-    text += f" {number(results.sizes['attack'], 'attack')} at {_plural('poison ratio', results.sizes['ratio'])}"
-    text += f" {ratios}, {number(results.sizes['seed'], 'seed')} each"
+    if are_given(results):
+        text += f" {number(results.sizes['attack'], 'victim')} that {_was(results.sizes['attack'])} given"
+    else:
+        text += f" {number(results.sizes['attack'], 'attack')} at {_plural('poison ratio', results.sizes['ratio'])}"
+        text += f" {ratios}"
+    text += f", {number(results.sizes['seed'], 'seed')} each"
     return text + (f", {number(len(others), 'defense')}." if others else ".")
 
 
@@ -94,9 +99,13 @@ def _undefended(results: xarray.Dataset, top: dict[tuple[str, str], Row], called
     rows = [row for (_, defense), row in top.items() if defense == UNDEFENDED]
     if not rows:
         return ""
+    known = {name for name in ("acc", "asr") if any(row.measures[name].count for row in rows)}
+    if known != {"acc", "asr"}:
+        return _half_known(rows, known, called)
     asked = largest(results)
     where = f"At ratio {rows[0].ratio:g}" if len({row.ratio for row in rows}) == 1 else "At each attack's largest ratio"
     where += f" ({len(rows)} of {len(asked)} attacks so far)" if len(rows) < len(asked) else ""
+    where = "As they were given" if are_given(results) else where
     text = f"{where}, the undefended victims classify {_span(rows, 'acc', called)} of clean test images correctly and"
     text += f" send {_span(rows, 'asr', called)} of triggered ones where the attacker wants them."
     weak = [called[row.attack] for row in rows if WEAK in row.verdicts]
@@ -105,11 +114,22 @@ def _undefended(results: xarray.Dataset, top: dict[tuple[str, str], Row], called
     return f"{text} Below {HALF:.0%} there is little to defend against: {_some(weak, 'attack')}."
 
 
+def _half_known(rows: list[Row], known: set[str], called: dict[str, str]) -> str:
+    """What can be said of victims where there were no test images, or no triggered ones."""
+    text = ""
+    if "acc" in known:
+        text = f"The undefended victims classify {_span(rows, 'acc', called)} of clean test images correctly."
+    if "asr" in known:
+        text = f"The undefended victims send {_span(rows, 'asr', called)} of triggered images where the attacker wants."
+    lacking = {"acc": "No test images are given: accuracy is not known.", "asr": NO_TRIGGER}
+    return " ".join(filter(None, [text, *(line for name, line in lacking.items() if name not in known)]))
+
+
 def _best(top: dict[tuple[str, str], Row], called: dict[str, str], bound: float) -> str:
     """Attack by attack, who leads among the defenses that keep the model; oracles do not compete."""
     weak = {row.attack for row in top.values() if WEAK in row.verdicts}
     rows = [row for row in top.values() if row.defense != UNDEFENDED and not row.oracle and row.attack not in weak]
-    if not rows:
+    if not any(row.measures["asr"].count for row in rows):
         return ""
     if not any(row.lost.count for row in rows):
         return f"Without the undefended victims ({UNDEFENDED}) the cost of a defense is unknown, so none is ranked."
@@ -179,6 +199,10 @@ def _some(names: list[str], noun: str) -> str:
 
 def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _be(count: int) -> str:

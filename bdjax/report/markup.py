@@ -9,7 +9,7 @@ from bdjax.io.files import write_atomically
 from bdjax.report.studies import labels
 from bdjax.report.tables import Row, foremost, ranked, table
 from bdjax.report.verdicts import BOUND
-from bdjax.report.wording import discreet, whole
+from bdjax.report.wording import discreet, share, whole
 
 HEADS = ("Attack", "Ratio", "Defense", "n", "ACC, %", "ASR, %", "RA, %", "DER, %", "Flag")
 WORDS = ("Study", "Attack", "Defense", "Flag")
@@ -71,7 +71,7 @@ def _table(studies: list[xarray.Dataset], bound: float) -> tuple[list[str], list
 def _cells(row: Row) -> list[str]:
     figures = [whole(row.measures[name]) for name in ("acc", "asr", "ra", "der")]
     flags = ", ".join((*(["oracle"] if row.oracle else []), *row.verdicts))
-    return [discreet(row.attack), f"{row.ratio:g}", discreet(row.defense), str(row.count), *figures, flags]
+    return [discreet(row.attack), share(row.ratio), discreet(row.defense), str(row.count), *figures, flags]
 
 
 def _escape(text: str) -> str:

@@ -8,6 +8,7 @@ element that is never run; the script puts it into the page as text alone.
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,8 @@ def _numbers(studies: list[Shown], rows: list[list[Row]], bound: float) -> dict:
         "script": Markup(script),
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "cells": bool(found["rows"]),
+        "traded": any(row.measures["acc"].count and row.measures["asr"].count for own in rows for row in own),
+        "swept": any(math.isfinite(row.ratio) for own in rows for row in own),
         "pairs": bool(found["pairs"]),
         "audits": any(one.get("rows") or one.get("lines") for one in found["audits"]),
         "training": bool(found["curves"]),

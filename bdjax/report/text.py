@@ -10,7 +10,7 @@ from bdjax.report.detection import Detected, detected
 from bdjax.report.headline import unfinished
 from bdjax.report.tables import Pair, Row, foremost, largest, paired, pairs, ranked, table
 from bdjax.report.verdicts import BOUND, COSTLY, DESTROYED, INEFFECTIVE, UNDEFENDED, WEAK, rules
-from bdjax.report.wording import brief, centre, discreet, points, whole
+from bdjax.report.wording import brief, centre, discreet, points, share, whole
 
 WIDTH = 100
 LONG = 14
@@ -86,7 +86,7 @@ def detections(results: xarray.Dataset) -> str:
 
 def _detected(row: Detected, called: dict[str, str]) -> list[str]:
     figures = [whole(row.measures["auroc"]), *(centre(row.measures[name]) for name in ("tpr_at_1", "tpr", "fpr"))]
-    names = _printable(called[row.attack]), f"{row.ratio:g}", _printable(called[row.detector]), row.on
+    names = _printable(called[row.attack]), share(row.ratio), _printable(called[row.detector]), row.on
     return [*names, f"{row.count}{'?' if row.weak else ''}", *figures]
 
 
@@ -124,7 +124,7 @@ def _compared(pair: Pair, called: dict[str, str]) -> list[str]:
     asr, acc = (pair.measures[name] for name in ("asr", "acc"))
     figures = [whole(one, points) for one in (asr, acc)]
     attack, first, second = (called[name] for name in (pair.attack, pair.first, pair.second))
-    names = _printable(attack), f"{pair.ratio:g}", f"{_printable(first)} - {_printable(second)}"
+    names = _printable(attack), share(pair.ratio), f"{_printable(first)} - {_printable(second)}"
     return [*names, str(asr.count), *figures]
 
 
@@ -135,7 +135,7 @@ def _cells(row: Row, called: dict[str, str]) -> list[str]:
     count = f"{row.count}" + ("!" if row.diverged else "")
     figures = [whole(one) for one in (acc, asr)]
     attack = _printable(called[row.attack])
-    return [attack, f"{row.ratio:g}", _printable(name), count, *figures, centre(ra), centre(der)]
+    return [attack, share(row.ratio), _printable(name), count, *figures, centre(ra), centre(der)]
 
 
 def _notes(rows: list[Row], bound: float) -> list[str]:

@@ -24,6 +24,11 @@ def points(value: float) -> str:
     return f"{_signless(value * 100):+.1f}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
+def share(ratio: float) -> str:
+    """A poison ratio; of victims that were given nobody knows it."""
+    return f"{ratio:g}" if math.isfinite(ratio) else NOTHING
+
+
 def spread(estimate: Estimate, form=percent) -> str:
     """The interval of an estimate, or its values where they are too few for one."""
     if math.isfinite(estimate.low):

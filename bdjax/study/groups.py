@@ -23,7 +23,7 @@ class Group:
 
     label: str  # for people
     key: str  # of plan.json: the same in every run
-    kind: str  # select, train, score, audit, detect
+    kind: str  # given, select, train, score, audit, detect
     scene: Scene
     assets: str | None  # address of the attack's assets; None where it has none
     needs: tuple[str, ...]  # what the running method is given
@@ -94,6 +94,8 @@ def _group(work: Work, job: Job, key: str, most: int) -> Group:
         assets = _assets(work, job)
         return Group(label, key, job.kind, scene, assets, needs, stream, stages, settings, net, audit)
 
+    if job.kind == "given":
+        return group(("given victims",))
     if searching:
         words, stages = (work.selection.text, job.attack), scene.select.search(most)
         return group(words, ("whole", "stamped"), "search", stages, lambda job: work.selection.traced)

@@ -64,8 +64,9 @@ def check(store: Store, work: Work, there: dict[str, Any]) -> None:
         InvalidInput: the folder is of other data, another network, or other settings that all of its cells share.
     """
     if there["base"] != work.base:
-        other = next(name for name in work.base if there["base"].get(name) != work.base[name])
-        given, before = work.base[other], there["base"].get(other)
+        names = work.base | there["base"]
+        other = next(name for name in names if there["base"].get(name) != work.base.get(name))
+        given, before = work.base.get(other), there["base"].get(other)
         text = f"{store.folder} holds a study of {other} {before}, not {given}; give another --out"
         raise InvalidInput(text.replace("\n", " "))
     held, asked = json.loads(there["attributes"]["config"]), json.loads(config(work.study))

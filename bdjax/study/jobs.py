@@ -5,6 +5,7 @@ audit, a detection. Its address is the hash of all that it depends on and of not
 defense adds jobs and changes none.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +13,20 @@ import numpy as np
 
 from bdjax.cells.functions import wrapped
 from bdjax.io.store.store import address
+from bdjax.study import given
 from bdjax.study.ratios import counts
 from bdjax.study.resolve import Work
+from bdjax.types import Attack
 
-TRAINING = ("select", "train")
-"""Kinds of jobs that train and leave a file among the models: a model, or the priority of rows for poisoning."""
+TRAINING = ("given", "select", "train")
+"""Kinds of jobs that leave a file among the models: a victim that is given, a priority of rows, a trained model."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One thing to make. attack, method, audit and detector are texts of the study; None where it does not depend."""
 
-    kind: str  # select, train, score, audit, detect
+    kind: str  # given, select, train, score, audit, detect
     address: str
     seed: int
     count: int  # rows to poison
@@ -74,13 +77,21 @@ def plan(work: Work) -> Plan:
     listing = _Listing(work)
     names = {text: spec.name for text, (spec, _) in work.attacks.items()}
     for text, (_, attack) in work.attacks.items():
-        for ratio, count in counts(work.study, text, names, attack, work.dataset, work.held(text)).items():
+        for ratio, count in _counts(work, text, names, attack).items():
             for seed in work.study.seeds:
                 listing.add_cells(_Victim(text, ratio, count, int(seed)))
-    order = {"select": 0, "train": 1, "score": 2, "detect": 3, "audit": 4}
+    order = {"given": 0, "select": 0, "train": 1, "score": 2, "detect": 3, "audit": 4}
     ranks = {None: 0} | {text: place + 1 for place, text in enumerate(work.defenses)}  # victims first
     jobs = sorted(listing.jobs.values(), key=lambda job: (order[job.kind], ranks[job.method]))
     return Plan(jobs, listing.cells, listing.detections)
+
+
+def _counts(work: Work, text: str, names: Mapping[str, str], attack: Attack) -> dict[float, int]:
+    """The ratios of an attack and the rows that each poisons."""
+    if work.victims:
+        label = work.dataset.train.label
+        return given.counts(work.attacks[text][0], int(np.sum(np.asarray(attack.eligible(label)))), label.size)
+    return counts(work.study, text, names, attack, work.dataset, work.held(text))
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,12 @@ class _Listing:
         self.cells: list[dict[str, Any]] = []
         self.detections: list[dict[str, Any]] = []
         self.rows = [work.scene.clean, work.scene.valid, np.flatnonzero(work.scene.barred).tolist()]
+        if work.scene.rows is not None:
+            self.rows += [rows.tolist() for rows in work.scene.rows]
 
     def _add(self, identity: dict[str, Any], victim: str | None = None, **about: Any) -> str:
+        if self.work.victims and about["kind"] != "given":  # which have no seed of their own to tell cells apart
+            identity = identity | {"seed": about["seed"]}
         name = address(self.work.base | identity)
         self.jobs.setdefault(name, Job(address=name, victim=name if victim is None else victim, **about))
         return name
@@ -109,7 +124,7 @@ class _Listing:
     def add_cells(self, victim: _Victim) -> None:
         """The cells and detections of a victim, with all that they take."""
         attack = self.work.attacks[victim.attack][1]
-        undefended = self._victim(victim.attack if victim.count or attack.train else None, victim.count, victim.seed)
+        undefended = self._undefended(victim)
         place = {"attack": victim.attack, "ratio": victim.ratio, "seed": victim.seed}
         common = {
             "seed": victim.seed,
@@ -126,7 +141,7 @@ class _Listing:
             audits = {audit: self._audit(audit, about, undefended) for audit in self.work.audits}
             self.cells.append(cell | {"model": model, "score": self._score(about), "audits": audits})
         for text, method in self.work.detectors.items():
-            for judges in method.detector.on:
+            for judges in self.work.judged(victim.attack, method):
                 # Training rows without poison are the same under every attack; queries are triggered all the same.
                 sees = bool(victim.count or attack.train or judges == "queries")
                 name = self._detection(text, judges, sees, common | {"model": undefended})
@@ -135,6 +150,15 @@ class _Listing:
 
     def _attack(self, text: str | None) -> dict[str, Any] | None:
         return None if text is None else self.work.attacks[text][0].identity()
+
+    def _undefended(self, victim: _Victim) -> str:
+        """The victim of a cell: the one that is given, or one to be trained."""
+        if victim.attack in self.work.victims:
+            about = {"seed": victim.seed, "count": victim.count, "attack": victim.attack, "method": None}
+            identity = {"make": "given", "weights": self.work.victims[victim.attack].digest}
+            return self._add(identity, kind="given", **about)
+        poisoned = victim.count or self.work.attacks[victim.attack][1].train
+        return self._victim(victim.attack if poisoned else None, victim.count, victim.seed)
 
     def _victim(self, attack: str | None, count: int, seed: int) -> str:
         """A victim; without poison and under plain training it is the same for all attacks, so `attack` is None."""

@@ -35,11 +35,13 @@ def rehearse(work) -> None:
     Raises:
         InvalidInput: a line that says what, and of a method that is not the library's in which hook and line.
     """
-    where = owner("MODELS", models.MODELS[work.model.name], work.model.text)
+    where = owner("MODELS", models.MODELS.get(work.model.name), work.model.text)
     with _blamed(where):
         victim = _trace_network(work) if where else jax.eval_shape(work.net.init, root(0))
     _check_memory(work.study, victim)
-    for where, whole, beginning in _parts(_Rehearsal(work, victim, Shared(work.dataset.train, work.dataset.test))):
+    data = work.dataset
+    shared = Shared(data.train, data.test, queries=data.queries)
+    for where, whole, beginning in _parts(_Rehearsal(work, victim, shared)):
         with _blamed(where):
             (whole if where else beginning)()
 
@@ -206,6 +208,8 @@ def _begin(at: _Rehearsal, scene: Scene, method, stages: tuple[Stage, ...]) -> N
 def _cell(at: _Rehearsal, scene: Scene, method) -> Cell:
     """A cell for a method that meets a model: nothing is poisoned."""
     label, victim = at.data.train.label, at.victim
+    drawn = [np.zeros(scene.classes * count, np.int32) for count in (scene.clean, scene.valid)]
+    clean, valid = drawn if scene.rows is None else scene.rows
     cell = Cell(
         seed=np.uint32(0),
         count=np.int32(0),
@@ -213,8 +217,8 @@ def _cell(at: _Rehearsal, scene: Scene, method) -> Cell:
         settings=scalars(method.spec.traced),
         poison=Poison(np.zeros(label.shape, np.int8), label, {}),
         order=np.arange(label.size, dtype=np.int32),
-        clean=np.zeros(scene.classes * scene.clean, np.int32),
-        valid=np.zeros(scene.classes * scene.valid, np.int32),
+        clean=clean,
+        valid=valid,
         victim=victim,
         clean_model=victim,
         backdoored=victim,

@@ -5,22 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bdjax import attacks, audits, cards, defenses, detection, models, selections
 from bdjax.attacks.parts.pictures import identified
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Card, Spec
-from bdjax.cells.functions import Scene, wrapped
+from bdjax.cells.functions import Scene, Shared, wrapped
 from bdjax.detection.parts.scoring import score_all
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
-from bdjax.study import Study, plugins, study, user_sets
+from bdjax.io.datasets import normalization
+from bdjax.study import Study, given, plugins, study, user_sets
 from bdjax.study.rehearsal import rehearse
 from bdjax.types import Attack, Audit, Detector, Net, Stage, real
 
 ENGINE = 1
 """Raised when the engine computes something else from the same study."""
+
+JUDGED = {"rows": "train", "queries": "queries"}
+"""The field of Given that what a detector judges is made of."""
 
 
 @dataclass
@@ -60,6 +66,23 @@ class Work:
     detectors: dict[str, Method]
     selection: Spec
     base: dict[str, Any]  # what all of the study depends on
+    victims: dict[str, given.Victim] = field(default_factory=dict)  # those that are given, by the texts of `attacks`
+    absent: dict[str, str] = field(default_factory=dict)  # fields of Given that the data cannot serve, and why
+
+    def shared(self) -> Shared:
+        """The data that all cells read, on the device."""
+        data = self.dataset
+        splits = {"train": data.train, "test": data.test, "queries": data.queries}
+        return Shared(**jax.tree.map(jnp.asarray, splits))
+
+    def lacking(self, attack: str) -> dict[str, str]:
+        """Fields of Given that methods cannot have under an attack, and why."""
+        return (given.absent(self.attacks[attack][0]) if self.victims else {}) | self.absent
+
+    def judged(self, attack: str, method: Method) -> tuple[str, ...]:
+        """Of "rows" and "queries" what a detector judges under an attack: what there is of the two."""
+        lacking = self.lacking(attack)
+        return tuple(on for on in method.detector.on if JUDGED[on] not in lacking)
 
     def net_of(self, defense: str | None) -> Net:
         """The network that a defense leaves."""
@@ -81,9 +104,9 @@ class Work:
 
     def cards(self) -> dict[str, list[Card]]:
         """The cards of all methods that the study uses, each once, by what they are."""
-        used = [spec.name for spec, _ in self.attacks.values()]
+        used = [spec.name for spec, _ in self.attacks.values() if spec.name in (SET.name, *attacks.ATTACKS)]
         found = {
-            "models": [models.MODELS[self.model.name].card],
+            "models": [models.MODELS[name].card for name in [self.model.name] if name in models.MODELS],
             "attacks": [SET if name == SET.name else attacks.ATTACKS[name].card for name in used],
             "selections": [selections.SELECTIONS[self.selection.name].card],
             "defenses": [method.card for method in self.defenses.values()],
@@ -108,30 +131,36 @@ def resolve(asked: Study) -> Work:
     model, selection = specs.model, specs.selection
     _check_size(models.MODELS[model.name].card, shape)
     more = {"covariance": dataset.covariance} if "covariance" in models.MODELS[model.name].card.needs else {}
-    net = models.MODELS[model.name].make(shape, classes, dataset.mean, dataset.std, **more, **model.static)
+    own = normalization.parse(asked.normalization, shape[2]) if asked.normalization else (dataset.mean, dataset.std)
+    net = models.MODELS[model.name].make(shape, classes, *own, **more, **model.static)
     sets = user_sets.load(asked, dataset)
     recipe = _recipe(specs.recipe, dataset)
     # An attacker who controls training follows the study's recipe wherever the attack's own text is silent.
-    own = {"flip": dataset.flip} | recipe
+    followed = {"flip": dataset.flip} | recipe
     built = {
         text: user_sets.attack(text, sets[text])
         if text in sets
-        else _attack(specs.attacks[text], net, shape, classes, own)
+        else _attack(specs.attacks[text], net, shape, classes, followed)
         for text in asked.attacks
     }
     _check_apart(built)
+    under, victims = {made[0].text: made for made in built.values()}, given.load(asked, net)
+    seen = _shown(asked, dataset, built, victims)
+    if victims:
+        victims, under = given.tested(victims, under)
     work = Work(
-        study=_shown(asked, dataset, built),
+        study=seen,
         dataset=dataset,
         model=model,
         net=net,
         scene=_scene(asked, dataset, net, selection, user_sets.barred(asked, dataset, sets)),
-        recipe=_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
-        attacks={made[0].text: made for made in built.values()},
+        victims=victims,
+        recipe=build_defense(specs.recipe.fill(defenses.NONE.card, recipe), net, shape, classes),
+        attacks=under,
         defenses={
-            text: _defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()
+            text: build_defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()
         },
-        audits={text: _audit(spec, shape) for text, spec in specs.audits.items()},
+        audits={text: build_audit(spec, shape) for text, spec in specs.audits.items()},
         detectors={text: _detector(spec, net, shape, classes) for text, spec in specs.detectors.items()},
         selection=selection,
         base={
@@ -141,20 +170,46 @@ def resolve(asked: Study) -> Work:
             "flip": dataset.flip,
             "model": model.identity(),
             "float": str(np.dtype(real())),
-        },
+        }
+        | ({"normalization": own} if asked.normalization else {}),
     )
     _check_selection(work)
+    check_needs(work)
     rehearse(work)
     return work
 
 
+def check_needs(work: Work) -> None:
+    """Refuse methods that need what there is not, which only studies of given victims and of few data lack.
+
+    Raises:
+        InvalidInput: says which method, what it needs, and why that is not there.
+    """
+    used = {text: method for text, method in work.defenses.items() if text != "none"}  # `none` changes no victim
+    for called in work.attacks:
+        lacking = work.lacking(called)
+        for text, method in {**used, **work.audits}.items():
+            for need in filter(lacking.get, method.needs):
+                raise InvalidInput(f"{text} for {called} needs {need}: {lacking[need]}; leave {text} out")
+        for text, method in work.detectors.items():
+            judged = () if work.judged(called, method) else [JUDGED[on] for on in method.detector.on]
+            for need in filter(lacking.get, (*judged, *method.needs)):
+                if need != "suspects":  # which are what it judges
+                    raise InvalidInput(f"{text} for {called} needs {need}: {lacking[need]}; leave {text} out")
+
+
 def _check_apart(built: Mapping[str, tuple[Spec, Attack]]) -> None:
     often = Counter(spec.text for spec, _ in built.values()).most_common(1)
-    if often[0][1] > 1:
+    if often and often[0][1] > 1:
         raise InvalidInput(f"attacks: {often[0][0]} is given twice; give it once")
 
 
-def _shown(asked: Study, dataset: datasets.Dataset, built: Mapping[str, tuple[Spec, Attack]]) -> Study:
+def _shown(
+    asked: Study,
+    dataset: datasets.Dataset,
+    built: Mapping[str, tuple[Spec, Attack]],
+    victims: Mapping[str, given.Victim],
+) -> Study:
     """The study as results tell it: with the content of users' files in the place of their paths."""
     texts = {text: spec.text for text, (spec, _) in built.items()}
 
@@ -163,7 +218,9 @@ def _shown(asked: Study, dataset: datasets.Dataset, built: Mapping[str, tuple[Sp
         return f"{texts[head]}={tail}" if equals and head in texts else entry
 
     ratios = tuple(map(ratio, asked.ratios))
-    return replace(asked, dataset=datasets.shown(asked.dataset, dataset), attacks=tuple(texts.values()), ratios=ratios)
+    shown = datasets.shown(asked.dataset, dataset)
+    files = given.shown(asked, victims)
+    return replace(asked, dataset=shown, attacks=tuple(texts.values()), ratios=ratios, victims=files)
 
 
 class _Specs(NamedTuple):
@@ -182,13 +239,13 @@ def _parse(asked: Study) -> _Specs:
     """Every text of a study, here and nowhere else, and before a dataset is read, which may take minutes."""
 
     def all_of(texts, what: str) -> dict[str, Spec]:
-        return {text: _lookup(text, what) for text in texts}
+        return {text: lookup(text, what) for text in texts}
 
     named = [text for text in asked.attacks if not text.startswith(user_sets.PREFIX)]
     return _Specs(
-        model=_lookup(asked.model, "model"),
+        model=lookup(asked.model, "model"),
         attacks=all_of(named, "attack"),
-        selection=_lookup(asked.selection, "selection"),
+        selection=lookup(asked.selection, "selection"),
         defenses=all_of(asked.defenses, "defense"),
         recipe=cards.lookup(f"none:{asked.recipe}", defenses.DEFENSES, "defense", "recipe"),
         audits=all_of(asked.audits, "audit"),
@@ -207,7 +264,12 @@ ASKED = {
 """What a study names: the option of the command for it, and what there is."""
 
 
-def _lookup(text: str, what: str) -> Spec:
+def lookup(text: str, what: str) -> Spec:
+    """A method of a kind in ASKED by its text.
+
+    Raises:
+        InvalidInput: it is not known, or of another kind, or a setting of it is wrong.
+    """
     name, known = cards.split(text)[0], ASKED[what][1]
     others = {other: option for other, (option, registry) in ASKED.items() if name in registry}
     if others and name not in known:
@@ -247,6 +309,7 @@ def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, b
         reserved,
         barred,
         suspects=asked.suspects,
+        given=bool(asked.victims),
     )
 
 
@@ -263,7 +326,12 @@ def _attack(spec: Spec, net: Net, shape, classes: int, recipe: Mapping[str, Any]
     return identified(spec, method.card), method.make(net, shape, classes, **spec.static)
 
 
-def _defense(spec: Spec, net: Net, shape, classes: int) -> Method:
+def build_defense(spec: Spec, net: Net, shape, classes: int) -> Method:
+    """A defense for a network that reads images of a shape (height, width, channels).
+
+    Raises:
+        InvalidInput: it cannot be put to this network.
+    """
     method = defenses.DEFENSES[spec.name]
     _check_size(method.card, shape)
     return Method(spec, method.card, method.card.needs_of(spec.static), method.make(net, shape, classes, **spec.static))
@@ -275,7 +343,12 @@ def _retrained(spec: Spec, recipe: Mapping[str, Any]) -> Spec:
     return spec.fill(card, recipe) if "suspects" in card.needs else spec
 
 
-def _audit(spec: Spec, shape) -> Method:
+def build_audit(spec: Spec, shape) -> Method:
+    """An audit of networks that read images of a shape.
+
+    Raises:
+        InvalidInput: the images are too small.
+    """
     card = audits.AUDITS[spec.name].card
     _check_size(card, shape)
     return Method(spec, card, card.needs_of(spec.static))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 
@@ -10,10 +10,14 @@ from bdjax.cells import memory
 from bdjax.cells.lift import DRIVERS
 from bdjax.errors import InvalidInput
 
-TEXTS = ("dataset", "model", "selection", "recipe", "clean", "driver", "memory")
-LISTS = ("attacks", "defenses", "audits", "detectors", "plugins")
+TEXTS = ("dataset", "model", "normalization", "selection", "recipe", "clean", "driver", "memory")
+LISTS = ("attacks", "victims", "defenses", "audits", "detectors", "plugins")
+RATIOS = (0.0, 0.05, 0.1)
+"""The ratios of a study that gives none; with victims there are none to give."""
+
 KINDS = dict.fromkeys((*TEXTS, *LISTS), (str, "text")) | {
     "ratios": (Real | str, "fractions, or attack=fraction"),
+    "victims": (str, "texts, the paths of files or NAME=PATH"),
     "seeds": (Integral, "whole numbers"),
     "clean_ratio": (Real, "a fraction between 0 and 1"),
     "valid_ratio": (Real, "a fraction between 0 and 1"),
@@ -26,13 +30,19 @@ KINDS = dict.fromkeys((*TEXTS, *LISTS), (str, "text")) | {
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked for. Methods are written `name` or `name:setting=value,setting=value`."""
+    """What is asked for. Methods are written `name` or `name:setting=value,setting=value`.
+
+    With `victims` nobody is trained to be attacked: the models are there, in files, and their attack, if one is given,
+    only says under which trigger they are tested.
+    """
 
     dataset: str = "digits"  # a registered or prepared TFDS name, a folder of class folders, or an .npz
     model: str = "small_cnn"
-    attacks: tuple[str, ...] = ("badnets",)
-    ratios: tuple[float | str, ...] = (0.0, 0.05, 0.1)  # of the training set; "sig=0.05": that attack's own
+    attacks: tuple[str, ...] | None = None  # None: badnets; with victims, none
+    ratios: tuple[float | str, ...] | None = None  # of the training set; "sig=0.05": that attack's own; see RATIOS
     seeds: Iterable[int] = (0, 1, 2, 3)
+    victims: Mapping[str, str] | tuple[str, ...] = ()  # name -> file with weights, or texts NAME=PATH
+    normalization: str = ""  # what the network subtracts and divides by: "cifar10", "MEAN/STD"; "": the dataset's own
     defenses: tuple[str, ...] = ("none",)
     audits: tuple[str, ...] = ()
     detectors: tuple[str, ...] = ()  # of poisoned training rows or triggered queries, put to undefended victims
@@ -50,6 +60,11 @@ class Study:
 
     def __post_init__(self) -> None:
         refuse_lone(self.seeds)
+        if isinstance(self.victims, Mapping):
+            object.__setattr__(self, "victims", tuple(f"{name}={path}" for name, path in self.victims.items()))
+        for name, usual in (("attacks", ("badnets",)), ("ratios", RATIOS)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, () if self.victims else usual)
         for name in (*LISTS, "ratios", "seeds"):
             value = getattr(self, name)
             several = isinstance(value, Iterable) and not isinstance(value, str)
@@ -81,7 +96,9 @@ def check(study: Study) -> None:
         InvalidInput: something is of another type, missing, given twice or out of range.
     """
     _check_types(study)
-    for name in ("attacks", "ratios", "seeds", "defenses"):
+    if study.victims and study.ratios:
+        raise InvalidInput("both victims and ratios; victims that are given have the ratio that they were trained with")
+    for name in ("seeds", "defenses") if study.victims else ("attacks", "ratios", "seeds", "defenses"):
         if not getattr(study, name):
             raise InvalidInput(f"no {name}; give at least one")
     for name in (*LISTS, "seeds", "ratios"):

@@ -18,6 +18,7 @@ from bdjax.io.datasets import decode
 from bdjax.io.datasets.splits import Splits, check
 from bdjax.io.files import check_memory
 
+FORM = "a dataset is train/<class>/* and test/<class>/*"
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
 
@@ -36,7 +37,7 @@ def listing(root: Path) -> Listing:
         InvalidInput: a split or a class is missing or empty, there are fewer than two classes, something is not an
             image in a class folder, or a link leads outside `root`.
     """
-    names = {split: [entry.name for entry in _entries(root, split, folders=True)] for split in ("train", "test")}
+    names = {split: [entry.name for entry in entries(root, split, folders=True)] for split in ("train", "test")}
     where = repr(str(root))
     for split, other in (("train", "test"), ("test", "train")):
         if lacking := sorted(set(names[other]) - set(names[split])):
@@ -48,31 +49,37 @@ def listing(root: Path) -> Listing:
     for split in ("train", "test"):
         files[split] = []
         for label, name in enumerate(classes):
-            entries = _entries(root, f"{split}/{name}", folders=False)
-            if not entries:
+            found = entries(root, f"{split}/{name}", folders=False)
+            if not found:
                 raise InvalidInput(
                     f"{where}: class {name!r} has no image in {split}; every class needs one in train and in test"
                 )
-            for entry in entries:
+            for entry in found:
                 path, state = f"{split}/{name}/{entry.name}", entry.stat()
                 files[split].append((path, label))
                 stamps.append((path, state.st_size, state.st_mtime_ns))
     return Listing(classes, files, stamps)
 
 
-def _entries(root: Path, folder: str, folders: bool) -> list[os.DirEntry]:
-    """What a folder holds, sorted, dot names left out: only class folders, or only images."""
+def entries(root: Path, folder: str, folders: bool, form: str = FORM) -> list[os.DirEntry]:
+    """What a folder holds, sorted, dot names left out: only class folders, or only images.
+
+    form: how the folder should look, for the error.
+
+    Raises:
+        InvalidInput: it cannot be read, something else is in it, or a link leads outside `root`.
+    """
     home = Path(os.path.realpath(root))
     try:
         _check_inside(root / folder, home)
         with os.scandir(root / folder) as scan:
-            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        for entry in entries:
+            found = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        for entry in found:
             _check(entry, home, folders)
     except OSError as error:
         reason = f"{str(root / folder)!r}: {error.strerror}"
-        raise InvalidInput(f"{reason}; a dataset is train/<class>/* and test/<class>/*") from error
-    return entries
+        raise InvalidInput(f"{reason}; {form}") from error
+    return found
 
 
 def _check(entry: os.DirEntry, home: Path, folders: bool) -> None:
@@ -80,7 +87,7 @@ def _check(entry: os.DirEntry, home: Path, folders: bool) -> None:
     if entry.is_symlink():
         _check_inside(Path(entry.path), home)
     if folders and not entry.is_dir():
-        raise InvalidInput(f"{where} is in no class folder; put images in train/<class>/ and move other files away")
+        raise InvalidInput(f"{where} is in no class folder; put images in that of their class, move other files away")
     if not folders and not (entry.is_file() and entry.name.lower().endswith(ENDINGS)):
         raise InvalidInput(f"{where} is no {', '.join(ending[1:] for ending in ENDINGS)} file; move it away")
     if not entry.name.isprintable():  # also names that are no valid UTF-8
@@ -102,7 +109,7 @@ def read_splits(root: Path, found: Listing) -> Splits:
     height, width, _ = first.shape
     count = sum(len(files) for files in found.files.values())
     check_memory(count * height * width * 3, repr(str(root)))
-    train, test = (_images(root, found.files[split], height, width) for split in ("train", "test"))
+    train, test = (read_images(root, found.files[split], height, width) for split in ("train", "test"))
     if train.shape[-1] != test.shape[-1]:
         train, test = (np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:3], 3))) for image in (train, test))
     train_label, test_label = (
@@ -111,7 +118,7 @@ def read_splits(root: Path, found: Listing) -> Splits:
     return check(Splits(found.classes, train, train_label, test, test_label), repr(str(root)))
 
 
-def _images(root: Path, files: list[tuple[str, int]], height: int, width: int) -> np.ndarray:
+def read_images(root: Path, files: list[tuple[str, int]], height: int, width: int) -> np.ndarray:
     """uint8 (n, height, width, 1) where every image is grey, else (n, height, width, 3)."""
     images = np.empty((len(files), height, width, 1), np.uint8)
     for row, (path, _) in enumerate(files):

@@ -27,6 +27,7 @@ From clean arrays, and poisoned images with the rows that they belong to, as att
                 query_image=query_image, query_label=query_label)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.datasets import npz
 from bdjax.io.datasets.arrays import declared, read
 from bdjax.io.datasets.splits import Splits
+from bdjax.io.files import write_atomically
 
 OWN = ("poison_row", "poison_label", "query_image", "query_label")
 
@@ -70,6 +72,20 @@ def load_set(path: Path) -> PoisonedSet:
         raise InvalidInput(f"{where}: query_image is of shape {given}; give one row a test image, {wanted}")
     goal = _goal(own["query_label"], splits, where)
     return PoisonedSet(splits, row, label, splits.train_image[row], query_image, goal)
+
+
+def save_set(path: Path, arrays: Mapping[str, np.ndarray]) -> PoisonedSet:
+    """Write the arrays of a poisoned set to `path`, whole or not at all, and give the set.
+
+    Raises:
+        InvalidInput: something in it is not as the module says; nothing is left there then.
+    """
+    write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
+    try:
+        return load_set(path)
+    except InvalidInput:
+        path.unlink()
+        raise
 
 
 def check_matches(poisoned: PoisonedSet, splits: Splits, where: str) -> None:

@@ -37,6 +37,7 @@ class Dataset:
     mean: tuple[float, ...]  # a channel, of the training split, in [0, 1]
     std: tuple[float, ...]  # a channel, at least 0.001
     recipe: dict[str, float | int] = field(default_factory=dict)  # victim-training settings that suit it
+    queries: Data | None = None  # images with somebody's trigger and their true labels, -1 where nobody knows them
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ torchvision names the modules of its networks otherwise: see `torchvision_names`
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +35,10 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     wanted = jax.eval_shape(net.init, jax.random.key(0))
-    other = torchvision_names(net)
-    named_so = "linear" not in _modules(state) and other.get("linear") in _modules(state)
-    used = set()
+    names, used = _names_in(state, net), set()
 
     def take(path, leaf):
-        name = _torch_name(path, other if named_so else {})
+        name = _torch_name(path, names)
         used.add(name)
         if name not in state:
             raise InvalidInput(
@@ -63,21 +61,62 @@ def from_torch(state: Mapping[str, np.ndarray], net: Net) -> Weights:
     return weights
 
 
-def to_torch(weights: Weights, net: Net) -> dict[str, np.ndarray]:
-    """A PyTorch state_dict of the weights of `net`, as numpy arrays: torchvision's names where it has such a network.
+def to_torch(weights: Weights, net: Net, like: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """A PyTorch state_dict of the weights of `net`, as numpy arrays.
 
-    `num_batches_tracked`, which nothing here counts, is 0.
+    like: the state_dict that the weights were read from, whose names it gets; None for torchvision's names where it
+    has such a network. `num_batches_tracked`, which nothing here counts, is that of `like`, or 0.
     """
-    names, state = torchvision_names(net), {}
+    names, state = torchvision_names(net) if like is None else _names_in(like, net), {}
 
     def put(path, leaf: Array) -> None:
         name = _torch_name(path, names)
         state[name] = np.asarray(leaf).transpose(np.argsort(AXES.get(leaf.ndim, (0,))))
         if name.endswith("running_var"):
-            state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+            counter = name.replace("running_var", "num_batches_tracked")
+            if like is None or counter in like:
+                state[counter] = np.zeros((), np.int64) if like is None else np.asarray(like[counter])
 
     jax.tree_util.tree_map_with_path(put, weights)
     return state
+
+
+def count_classes(state: Mapping[str, np.ndarray], make: Callable[[int], Net]) -> int:
+    """How many classes the network has that a state_dict belongs to; make: the network for a number of classes.
+
+    Raises:
+        InvalidInput: the state_dict lacks the layer that gives logits.
+    """
+    nets = make(2), make(3)
+    shapes = [dict(jax.tree_util.tree_leaves_with_path(jax.eval_shape(net.init, jax.random.key(0)))) for net in nets]
+    names = _names_in(state, nets[0])
+    named = [_torch_name(path, names) for path, leaf in shapes[0].items() if leaf.shape != shapes[1][path].shape]
+    for name in named:
+        if name in state and np.ndim(state[name]):
+            return int(np.shape(state[name])[0])
+    raise InvalidInput(f"the state_dict has no {named[0]!r}; the network needs it; give the weights of this network")
+
+
+def _names_in(state: Mapping[str, np.ndarray], net: Net) -> dict[str, str]:
+    """`torchvision_names` of a network where a state_dict has those, nothing where it has PyTorch's own."""
+    other, modules = torchvision_names(net), {name.rpartition(".")[0] for name in state}
+    return other if "linear" not in modules and other.get("linear") in modules else {}
+
+
+def in_order(state: Mapping[str, np.ndarray], net: Net) -> dict[str, np.ndarray]:
+    """What `to_torch` gives, in the order in which PyTorch registers it: some programs match weights by position."""
+    names = torchvision_names(net)
+    modules = [names.get(module, module) for module in (_dotted(layer.path) for layer in net.layers if layer.path)]
+    order = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+    def place(name: str) -> tuple[float, int, int]:
+        module, _, leaf = name.rpartition(".")
+        block, side, _ = re.sub(r"\.(shortcut|downsample)\.", "/side/", module).partition("/side/")
+        # A block's shortcut is registered after the rest of it, wherever it is applied.
+        last = max(index for index, each in enumerate(modules) if not side or each.startswith(f"{block}."))
+        return (last + 0.5 if side else modules.index(module)), modules.index(module), order.index(leaf)
+
+    return {name: state[name] for name in sorted(state, key=place)}
 
 
 def torchvision_names(net: Net) -> dict[str, str]:
@@ -107,10 +146,6 @@ def _in_sequence(net: Net) -> dict[str, str]:
             stage = block.partition("_")[0]
             names[_dotted(tuple(layer.name.split(".")))] = f"features.{place}"
     return names | {"hidden1": "classifier.0", "hidden2": "classifier.3", "linear": "classifier.6"}
-
-
-def _modules(state: Mapping[str, np.ndarray]) -> set[str]:
-    return {name.rpartition(".")[0] for name in state}
 
 
 def _dotted(modules: tuple[str, ...]) -> str:

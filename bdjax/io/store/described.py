@@ -26,7 +26,7 @@ ABOUT = {
     "roc": ("true positive rate along the ROC curve", FRACTION),
     "false_alarms": ("false positive rate", FRACTION),
     "attack": ("attack, as the study writes it", ""),
-    "ratio": ("poisoned share of the training set", FRACTION),
+    "ratio": ("poisoned share of the training set; inf: of victims that were given, not known", FRACTION),
     "seed": ("number of the seed", ""),
     "defense": ("defense, as the study writes it; none: the undefended victim", ""),
     "detector": ("detector, as the study writes it", ""),

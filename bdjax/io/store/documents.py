@@ -5,6 +5,7 @@ A file that parses but holds something else is refused in one line.
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -173,7 +174,7 @@ def read_study(path: Path) -> dict[str, Any] | None:
         check(json.loads(found["attributes"]["config"]), CONFIG, "attributes.config")
         axes = {name: {cell[name] for cell in found["cells"]} for name in ("attack", "ratio", "seed")}
         for one in (*found["cells"], *found["detections"]):
-            if not 0 <= one["ratio"] <= 1:
+            if not 0 <= one["ratio"] <= 1 and one["ratio"] != math.inf:  # which says that nobody knows it
                 raise ValueError(f"a ratio is {one['ratio']}")
             if "defense" in one and one["defense"] not in found["defenses"]:
                 raise ValueError(f"nothing is said of the defense {one['defense']!r}")

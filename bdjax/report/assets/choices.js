@@ -2,11 +2,12 @@
 const boxes = {
   study: { title: "Study", names: given.studies.map((one) => one.label) },
   attack: { title: "Attack", names: given.attacks.map((one) => one.text) },
-  ratio: { title: "Poison ratio", names: given.ratios.map(String), rest: "largest of each attack" },
+  ratio: { title: "Poison ratio", names: given.ratios.map(ratioText), rest: "largest of each attack" },
   defense: { title: "Defense", names: given.defenses.map((one) => one.text) },
   detector: { title: "Detector", names: given.detectors.map((one) => one.text) },
 };
-const state = { chosen: {}, measure: "asr", figure: "", curve: "", sort: "", words: "", section: "" };
+const usual = cells.length && !cells.some((row) => row.asr.length) ? "acc" : "asr"; // there may be no trigger to judge by
+const state = { chosen: {}, measure: usual, figure: "", curve: "", sort: "", words: "", section: "" };
 const KEPT = ["figure", "curve", "sort", "words", "section"];
 
 const readAddress = () => {
@@ -20,13 +21,13 @@ const readAddress = () => {
         .filter((k) => k >= 0),
     );
   }
-  state.measure = asked.get("measure") in measures ? asked.get("measure") : "asr";
+  state.measure = asked.get("measure") in measures ? asked.get("measure") : usual;
   for (const key of KEPT) state[key] = asked.get(key) ?? "";
 };
 const writeAddress = () => {
   const now = new URLSearchParams();
   for (const [key, box] of Object.entries(boxes)) for (const k of state.chosen[key]) now.append(key, box.names[k]);
-  if (state.measure !== "asr") now.set("measure", state.measure);
+  if (state.measure !== usual) now.set("measure", state.measure);
   for (const key of KEPT) if (state[key]) now.set(key, state[key]);
   history.replaceState(null, "", `#${now}`);
 };

@@ -1,5 +1,6 @@
 // The numbers of the page, by name, and how they are written.
 const given = JSON.parse(document.getElementById("data").textContent);
+given.ratios = given.ratios.map((ratio) => ratio ?? Infinity); // of victims that were given nobody knows it
 const measures = {
   asr: { title: "ASR", about: "attack success rate", colour: "--red" },
   acc: { title: "ACC", about: "clean accuracy", colour: "--accent" },
@@ -52,9 +53,10 @@ const brief = new Map(
 const attackName = (k) => brief.get(given.attacks[k].text);
 const defenseName = (k) => brief.get(given.defenses[k].text);
 const detectorName = (k) => brief.get(given.detectors[k].text);
-const ratioName = (k) => String(given.ratios[k]);
+const ratioText = (ratio) => (isFinite(ratio) ? String(ratio) : "unknown");
+const ratioName = (k) => ratioText(given.ratios[k]);
 const placeName = (place) =>
-  `${attackName(place.attack)} at ${ratioName(place.ratio)}${several ? ` · ${given.studies[place.study].label}` : ""}`;
+  `${attackName(place.attack)}${isFinite(given.ratios[place.ratio]) ? ` at ${ratioName(place.ratio)}` : ""}${several ? ` · ${given.studies[place.study].label}` : ""}`;
 
 // An estimate is [], or up to two values, or [mean, low, high].
 const mean = (one) => (one.length ? (one.length < 3 ? one.reduce((a, b) => a + b) / one.length : one[0]) : NaN);

@@ -14,7 +14,7 @@ const methodColumns = [
     (row) => given.attacks[row.attack].text,
     (row) => h("code", {}, linked(given.attacks[row.attack], attackName(row.attack))),
   ),
-  number("ratio", "Ratio", (row) => given.ratios[row.ratio], String, "share of training images poisoned"),
+  number("ratio", "Ratio", (row) => given.ratios[row.ratio], ratioText, "share of training images poisoned"),
 ];
 const defenseColumn = words(
   "defense",

@@ -36,7 +36,7 @@ const placeHead = (place, bare) =>
       "div",
       {},
       h("code", {}, linked(given.attacks[place.attack], attackName(place.attack))),
-      !bare && h("span", {}, `ratio ${ratioName(place.ratio)}`),
+      !bare && isFinite(given.ratios[place.ratio]) && h("span", {}, `ratio ${ratioName(place.ratio)}`),
       several && h("span", {}, given.studies[place.study].label),
     ),
   );
@@ -198,7 +198,9 @@ const drawRatios = () => {
   const key = state.measure,
     title = `${measures[key].title}, %`;
   const one = (study, attack) => () => {
-    const own = cells.filter((row) => row.study === study && row.attack === attack && row.n);
+    const own = cells.filter(
+      (row) => row.study === study && row.attack === attack && row.n && isFinite(given.ratios[row.ratio]),
+    );
     const ratios = [...new Set(own.map((row) => row.ratio))].sort((a, b) => a - b).map((k) => given.ratios[k]);
     const aside = (place) => (ratios.length > 1 ? 0 : 0.02 * (place - lines().length / 2)); // lone points stand beside each other
     const series = lines().map((k, place) => ({
@@ -223,7 +225,8 @@ const drawRatios = () => {
       chart({ title: `${title} under ${attackName(attack)}`, x: poisoned(ratios), y, series }),
     );
   };
-  const known = new Set(cells.filter((row) => row.n).map((row) => `${row.study},${row.attack}`));
+  const swept = cells.filter((row) => row.n && isFinite(given.ratios[row.ratio]));
+  const known = new Set(swept.map((row) => `${row.study},${row.attack}`));
   const makers = picked("study").flatMap((study) =>
     picked("attack")
       .filter((attack) => known.has(`${study},${attack}`))
