@@ -64,13 +64,22 @@ class Purify:
     def run(self) -> None:
         """See the class."""
         from bdjax.cli.conduct import conduct_resolved, use_cores
+        from bdjax.cli.run import seeds
         from bdjax.engine import suspects
         from bdjax.engine.purify import outcomes
         from bdjax.io.store.store import Store
+        from bdjax.study import plugins
+        from bdjax.study.resolve import lookup
 
         if (self.triggered is None) != (self.target is None):
             raise InvalidInput("--triggered and --target belong together; give both or neither")
+        if self.out.exists() and not self.out.is_dir():
+            raise InvalidInput(f"{self.out}: no folder; give one, or where none is yet")
         use_cores()
+        numbers = seeds(self.seeds) if self.seeds else (0,)
+        plugins.load(self.plugin or ())
+        for text in self.defenses or ():  # before anything slow
+            lookup(text, "defense")
         suspect = suspects.open_suspect(
             self.weights,
             self.model,
@@ -82,15 +91,14 @@ class Purify:
             normal=self.normalization,
         )
         print("\n".join(_told(suspect)), flush=True)
-        work = self._resolve(suspect)
+        work = self._resolve(suspect, numbers)
         conduct_resolved(work, self.out)
         store = Store.at(self.out)
         found = list(outcomes(work, store))
         print("\n".join([*_table(found), *(_inspected(work, store) if self.inspect else [])]))
         print("\n".join(_written(work, suspect, found, self.out)))
 
-    def _resolve(self, suspect: "Suspect") -> "Work":
-        from bdjax.cli.run import seeds
+    def _resolve(self, suspect: "Suspect", seeds: tuple[int, ...]) -> "Work":
         from bdjax.data.poison import all_to_one
         from bdjax.engine.inspect import DETECTORS
         from bdjax.study import purifying
@@ -106,7 +114,7 @@ class Purify:
             name=self.clean.resolve().name,
             defenses=self.defenses or USUAL,
             audits=DETECTORS if self.inspect else (),
-            seeds=seeds(self.seeds) if self.seeds else (0,),
+            seeds=seeds,
             trigger=trigger,
             normalization=suspect.normalization,
             flip=self.flip,

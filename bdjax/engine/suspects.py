@@ -18,13 +18,13 @@ from bdjax.io.files import read_regular
 from bdjax.io.foreign import model_folder, weights
 from bdjax.models import MODELS
 from bdjax.study.resolve import lookup
-from bdjax.types import Data, Net, PyTree, Weights
+from bdjax.types import Array, Batch, Data, Net, PyTree, Weights
 
 MOST = 1000
 """Clean images on which a model is tried."""
 
-CHANCE = 2.0
-"""A model that is right less than so many times as often as chance is not the one that belongs to the images."""
+BEYOND = 0.1
+"""A model that is not right on this share of images more than chance is not the one that belongs to them."""
 
 SHOWN = 3
 """Images of which the logits are shown."""
@@ -102,16 +102,23 @@ def open_suspect(
         told = str(error).startswith(("'", '"'))
         raise error if told else InvalidInput(f"{str(path)!r} as {spec.text}: {error}") from error
     tried = Data(*(jnp.asarray(leaf) for leaf in _some(held)))
+    bare = make(count, shape)
+
+    @jax.jit
+    def rate(data: Data, mean: Array, std: Array) -> Array:
+        def change(batch: Batch) -> Batch:
+            return batch.replace(image=(batch.image - mean) / std)
+
+        return metrics.accuracy(bare, loaded, sources.mapped(sources.split(data), change))
 
     def accuracy(by: Normalization) -> float:
-        net = make(count, shape, by)
-        return float(jax.jit(lambda data: metrics.accuracy(net, loaded, sources.split(data)))(tried))
+        return float(rate(tried, *map(jnp.asarray, by)))
 
     if normal is None:
         raise InvalidInput(f"{str(path)!r}: which normalization was it trained with? {_rates(accuracy, shape[2])}")
     by = normalization.parse(normal, shape[2])
     net, right = make(count, shape, by), accuracy(by)
-    if right < CHANCE / count:
+    if right < 1 / count + BEYOND:
         raise InvalidInput(_misfit(str(path), net, loaded, tried, count, right, accuracy))
     return Suspect(spec, net, loaded, state, by, held, right)
 
@@ -160,12 +167,11 @@ def _misfit(path: str, net: Net, held: Weights, data: Data, count: int, right: f
 
     size = int(data.label.size)
     text = f"{path!r}: right on {right:.1%} of {size} clean images, which is chance"
-    given = np.concatenate(
-        [np.argmax(net.apply(held, data.image[k : k + 256] / 255)[0], axis=1) for k in range(0, size, 256)]
-    )
+    said = jax.jit(lambda data: sources.each(sources.split(data), lambda rows: net.apply(held, rows.image)[0]))(data)
+    given = np.argmax(said, axis=1)
     met = np.zeros((count, count), int)
     np.add.at(met, (np.asarray(data.label), given), 1)
     permuted = met[linear_sum_assignment(-met)].sum() / size
-    if permuted > max(CHANCE / count, 0.5, 2 * right):
+    if permuted > max(0.5, 1.5 * right):
         return f"{text}, and on {permuted:.1%} with its classes in another order; give --classes, names in its order"
     return f"{text}. {_rates(accuracy, data.image.shape[-1])}; or another network or size of images"

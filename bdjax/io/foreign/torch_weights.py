@@ -71,7 +71,8 @@ def to_torch(weights: Weights, net: Net, like: Mapping[str, np.ndarray] | None =
 
     def put(path, leaf: Array) -> None:
         name = _torch_name(path, names)
-        state[name] = np.asarray(leaf).transpose(np.argsort(AXES.get(leaf.ndim, (0,))))
+        # In C order: safetensors would write the bytes of a transposed view as they lie.
+        state[name] = np.ascontiguousarray(np.asarray(leaf).transpose(np.argsort(AXES.get(leaf.ndim, (0,)))))
         if name.endswith("running_var"):
             counter = name.replace("running_var", "num_batches_tracked")
             if like is None or counter in like:

@@ -70,7 +70,9 @@ def read_weights(path: Path) -> dict[str, PyTree]:
     if not isinstance(found, dict) or not found:
         raise InvalidInput(f"{str(path)!r}: holds no weights; give a file with a model")
     own = isinstance(found.get("params"), dict)
-    return {"params": found["params"], "batch_stats": found.get("batch_stats", {})} if own else found
+    if own:
+        return {"params": found["params"], "batch_stats": found.get("batch_stats", {})}
+    return {name.removeprefix("module."): value for name, value in found.items()}
 
 
 def _own(found: Mapping[str, PyTree], net: Net) -> Weights:
