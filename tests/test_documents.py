@@ -131,7 +131,14 @@ def test_json_without_a_checksum_is_refused(tmp_path):
     assert documents.read_json(tmp_path / "b.json") is None
 
 
-POSITION = {"stage": 0, "epoch": 1, "step": 2, "seconds": 0.5, "curves": [{"loss": [0.1, float("nan")]}]}
+POSITION = {
+    "stage": 0,
+    "epoch": 1,
+    "step": 2,
+    "seconds": 0.5,
+    "curves": [{"loss": [0.1, float("nan")]}],
+    "finite": [True],
+}
 MARKER = {"jobs": ["0" * 24, "1" * 24], "position": POSITION, "state": "0" * 16, "checksum": "0" * 64}
 
 

@@ -1,5 +1,6 @@
 """A study from end to end: what it gives, what it does not do twice, what it refuses and what it survives."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -462,6 +463,20 @@ def test_a_cell_that_diverges_is_marked_and_leaves_the_others_alone(data):
     assert all(np.isnan(held["linear"]["kernel"]).any() for held in weights(data / "diverging", defenses[2]).values())
 
 
+def test_a_stage_that_diverges_is_told_of_though_the_next_begins_anew(data, monkeypatch):
+    """The second stage hands the victim back, which is finite; what it stands for is a defense that broke."""
+    card, make = DEFENSES["ft"]
+
+    def two(net, shape, classes, **static):
+        (stage,) = make(net, shape, classes, **static)
+        return stage, stage._replace(epochs=0, init=lambda key, given, _: stage.init(key, given, given.victim))
+
+    monkeypatch.setitem(DEFENSES, "two", cards.Method(dataclasses.replace(card, name="two"), two))
+    texts = ("none", "two:epochs=1,batch=8,learning_rate=1e30", "two:epochs=1,batch=8,learning_rate=0.01")
+    found = bdjax.run(tiny.study(data, ratios=(0.1,), defenses=texts), progress=False)
+    assert found["status"].sel(defense=list(texts)).squeeze().values.tolist() == [[0, 1, 0]] * 2
+
+
 def weights(folder: Path, defense: str) -> dict[tuple, dict]:
     from bdjax.io.store.trees import load_trained
 
@@ -649,7 +664,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path, mo
         assert position["step"] == 1 and found["step"].tolist() == [1, 1, 1]
 
 
-AT = {"stage": 0, "epoch": 0, "step": 0, "seconds": 0.0, "curves": []}
+AT = {"stage": 0, "epoch": 0, "step": 0, "seconds": 0.0, "curves": [], "finite": []}
 
 
 def test_a_writer_that_wakes_up_changes_nothing_of_its_successors_checkpoint(tmp_path, monkeypatch):

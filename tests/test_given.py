@@ -82,6 +82,10 @@ def test_several_victims_and_attacks(folder):
 
 
 def test_a_second_run_does_nothing_and_a_lost_victim_is_put_again(folder, tmp_path):
+    bdjax.run(study(folder, normalization="half"), tmp_path / "half", progress=False)
+    bdjax.run(study(folder, normalization="0.5/0.5"), tmp_path / "half", progress=False)  # the same figures
+    with pytest.raises(InvalidInput, match="holds a study of normalization"):
+        bdjax.run(study(folder), tmp_path / "half", progress=False)
     bdjax.run(study(folder), tmp_path / "out", progress=False)
     before = tiny.files(tmp_path / "out", "models", "results")
     told = tiny.Recorder()

@@ -18,7 +18,7 @@ from bdjax.models import MODELS
 
 CLASSES = ("high", "low", "middle")
 MODEL, MEAN, STD = "preact_resnet18:width=4", (0.3,) * 3, (0.2,) * 3
-NORMAL = "0.3/0.2"
+NORMAL, FT = "0.3/0.2", "ft:epochs=1,batch=8,learning_rate=1e-4"
 NET = MODELS["preact_resnet18"].make((16, 16, 3), 3, MEAN, STD, width=4)
 
 
@@ -72,7 +72,7 @@ def purified(folder, tmp_path_factory):
     """All that the command is given and that it writes: ft keeps the network, refine puts another before it."""
     out = tmp_path_factory.mktemp("out")
     extra = ["--test", folder / "test", "--triggered", folder / "triggered", "--target", "high"]
-    defenses = ["--defenses", "ft:epochs=1,batch=8,learning_rate=1e-4", "refine:width=2,halvings=2,epochs=1,batch=8"]
+    defenses = ["--defenses", FT, "refine:width=2,halvings=2,epochs=1,batch=8"]
     assert cli.main(call(folder, *extra, *defenses, out=out)) == 0
     return out
 
@@ -89,6 +89,14 @@ def test_a_checkpoint_comes_back_under_its_own_names(folder, purified):
     assert set(config["figures"]) == {"acc", "asr", "ra", "valid_acc", "moved", "seconds", "n"}
     assert any(not np.array_equal(after[name], before[name]) for name in before)
     assert (purified / "report.html").exists()
+
+
+def test_a_second_call_trains_nothing(folder, purified, capsys):
+    before = tiny.files(purified, "models", "results")
+    extra = ["--test", folder / "test", "--triggered", folder / "triggered", "--target", "high"]
+    assert cli.main(call(folder, *extra, "--defenses", FT, out=purified)) == 0
+    assert tiny.files(purified, "models", "results") == before
+    assert FT in capsys.readouterr().out
 
 
 def test_a_changed_network_says_that_it_has_no_form_in_pytorch(purified):

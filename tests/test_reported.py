@@ -34,6 +34,19 @@ def test_a_cell_is_found_by_all_of_its_setting(dataset):
     assert ("blended", 0.02, "ft") not in reported(results(dataset))
 
 
+@pytest.mark.parametrize(
+    ("cell", "source", "figures"),
+    [
+        (("badnets", 0.1, "abl"), "FT-SAM paper", (80.10, 0.00, None)),
+        (("wanet", 0.1, "nc"), "FT-SAM paper", (92.80, 98.90, None)),
+        (("low_frequency", 0.1, "ac"), "FT-SAM paper", (52.28, 94.34, None)),
+        (("blended", 0.1, "spectral"), "BackdoorBench leaderboard (old)", (90.35, 99.84, 0.14)),
+    ],
+)
+def test_every_column_of_a_source_is_held(cell, source, figures):
+    assert Reported(source, *figures) in reported(results())[cell]
+
+
 @pytest.mark.parametrize(("dataset", "model"), [("digits", "preact_resnet18"), ("cifar10", "preact_resnet18:width=16")])
 def test_nothing_was_published_of_other_data_and_networks(dataset, model):
     assert reported(results(dataset, model)) == {}

@@ -217,7 +217,7 @@ def test_what_dead_writers_have_left_of_checkpoints_is_removed(data, tmp_path):
 
 def test_checkpoints_that_are_still_needed_are_kept(tmp_path):
     """Those of a dead writer whose jobs are not done, those of a living one, and those that cannot be read now."""
-    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": [], "finite": []}
     jobs = {"done": "0" * 24, "half": "1" * 24, "living": "0" * 24, "unread": "0" * 24}
     for writer, job in jobs.items():
         Checkpoint(tmp_path / "chunk", writer).save({"a": np.ones(3, np.float32)}, [job], position)
@@ -236,7 +236,7 @@ def test_a_share_leaves_the_checkpoints_of_others(data, tmp_path):
     jobs = plan(resolve(study)).jobs
     own = {job.address for job in share_of(jobs, 1, 2)}
     other = next(job.address for job in jobs if job.address not in own and job.kind == "train")
-    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": [], "finite": []}
     Checkpoint(out / "checkpoints" / "chunk", "dead").save({"a": np.ones(3, np.float32)}, [other], position)
     bdjax.run(study, out, share=(1, 2))
     assert len(positions(out)) == 1
@@ -248,7 +248,7 @@ def test_a_chunk_leaves_the_checkpoint_of_its_successor(tmp_path):
     one, two = (Checkpoint(tmp_path / "chunk", writer) for writer in ("one", "two"))
     for checkpoint in (one, two):
         checkpoint.save(
-            {"a": np.ones(3, np.float32)}, ["0" * 24], {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": []}
+            {"a": np.ones(3, np.float32)}, ["0" * 24], {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": [], "finite": []}
         )
     one.remove()
     position, state = two.load(lambda _: {"a": np.zeros(3, np.float32)})

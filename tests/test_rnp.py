@@ -162,3 +162,14 @@ def test_the_victim_is_pruned_and_not_the_unlearned_network():
         np.testing.assert_array_equal(after.params[layer.path[0]]["scale"], expected)
         np.testing.assert_array_equal(after.params[layer.path[0]]["bias"], victim.params[layer.path[0]]["bias"])
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, victim.batch_stats)
+
+
+@pytest.mark.parametrize("choose", ["fixed", "valid"])
+def test_an_ascent_that_diverged_is_not_hidden(choose):
+    """Its masks are no numbers: by them every neuron would be pruned, or none for the accuracy's sake."""
+    stages, given, net = build(f"choose={choose},unlearning_rate=1e200,unlearning_epochs=2,recovery_epochs=1,batch=15")
+    left = None
+    for number, stage in enumerate(stages):
+        known = given if choose == "fixed" else lambda operands: given(operands)._replace(valid=split(operands[0]))
+        left = train.fit(root(number), stage, known, (data(), net.init(root(1))), left)
+    assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(left.weights))

@@ -30,6 +30,7 @@ CARD = Card(
         *inversion.DEPARTURES,
         "The purification form, which puts a second generator before the model, is left out.",
         "Settings are those of the authors' released code; the code of PAM sets `reversed` to 0.2 for this method too.",
+        "The reference benchmark has no BTI-DBF.",
     ),
 )
 

@@ -36,6 +36,7 @@ CARD = Card(
         "The paper names the oracle and gives neither settings nor code: rate, epochs, batch and share of triggered "
         "images are those of its own purification by reversed triggers.",
         "Triggered images are those of the test-time trigger, and are augmented as the others are.",
+        "The reference benchmark has no Exact Purification.",
     ),
 )
 

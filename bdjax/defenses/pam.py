@@ -45,6 +45,7 @@ CARD = Card(
         "first inversion: `released`; `paper` inverts anew in every round.",
         "Settings are those of the released command for ResNet-18. rho is a length in the space of all weights, so it "
         "means another thing for a network of another size.",
+        "The reference benchmark has no PAM.",
     ),
 )
 

@@ -52,6 +52,7 @@ CARD = Card(
         "code takes the clean originals of a tenth of the training set, drawn by class of the poisoned labels, and so "
         "knows their true labels.",
         "The released code also adds noise of amplitude 0, which is left out.",
+        "The reference benchmark has no PDB.",
     ),
 )
 

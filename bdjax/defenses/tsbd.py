@@ -10,6 +10,7 @@ code. One step of stage 1 is a whole pass over the clean rows.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -88,18 +89,18 @@ def reinitialised(kernels: PyTree, unlearnt: PyTree, settings, decimals: int = 0
     """
     changes = [jnp.abs(after - before) for after, before in zip(unlearnt, kernels, strict=True)]
     scores = [neuron_weight_change(change) for change in changes]
-    chosen = ranked(jnp.concatenate(scores), settings["neuron_share"], decimals)
-    ends = [sum(score.size for score in scores[: index + 1]) for index in range(len(scores) - 1)]
-    chosen = [part[None, None, None] for part in jnp.split(chosen, ends)]
+    ends = np.cumsum([score.size for score in scores])[:-1]
+    chosen = jnp.split(ranked(jnp.concatenate(scores), settings["neuron_share"], decimals), ends)
     pooled = [jnp.where(part, change, -1).reshape(-1) for part, change in zip(chosen, changes, strict=True)]
     pooled = jnp.concatenate(pooled)
     threshold = smallest_of_largest(pooled, jnp.floor(settings["weight_share"] * jnp.sum(pooled >= 0)))
-    found = []
-    for kernel, change, part in zip(kernels, changes, chosen, strict=True):
+
+    def reset(kernel: Array, change: Array, part: Array) -> Array:
         zeroed = jnp.where(part & (change >= threshold), 0, kernel)
         # A cell whose unlearning diverged has no ranking, and is to be seen as diverged.
-        found.append(jnp.where(jnp.isnan(change), jnp.nan, zeroed))
-    return found
+        return jnp.where(jnp.isnan(change), jnp.nan, zeroed)
+
+    return jax.tree.map(reset, kernels, changes, chosen)
 
 
 def reinitialisation(net: Net, victim: Weights, unlearnt: Weights, settings, decimals: int) -> Weights:
@@ -131,12 +132,12 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
     """Stage 1: passes of gradient ascent on clean rows, and reinitialisation."""
     order = _ordered(batch, shuffle)
 
-    def rule(given, learning_rate):
-        return optimizers.sgd(-learning_rate, given.settings["momentum"])
+    def ascend(given):
+        return optimizers.sgd(-given.settings["unlearning_rate"], given.settings["momentum"])
 
     def init(_key, given, weights):
         weights = train.start(given, weights)
-        return State(weights, rule(given, 0.0).init(weights.params), jnp.ones((), real()), jnp.zeros((), bool))
+        return State(weights, ascend(given).init(weights.params), jnp.ones((), real()), jnp.zeros((), bool))
 
     def augmented(key, given):
         def change(rows):
@@ -145,14 +146,13 @@ def _unlearning(net: Net, classes: int, epochs: int, batch: int, shuffle: bool, 
         return sources.mapped(given.clean, change)
 
     def climb(key, state, rows, given):
-        ascend = rule(given, given.settings["unlearning_rate"])
         source = augmented(stream(key, "augment"), given)
 
         def body(index, carry):
             weights, kept = carry
             read = source.read(rows[index])
             gradients, batch_stats, _ = train.loss_gradient(net, weights, read.image, read)
-            updates, kept = ascend.update(gradients, kept, weights.params)
+            updates, kept = ascend(given).update(gradients, kept, weights.params)
             return Weights(optax.apply_updates(weights.params, updates), batch_stats), kept
 
         weights, kept = jax.lax.fori_loop(0, len(rows), body, (state.weights, state.opt_state))

@@ -112,6 +112,7 @@ class _Position:
     step: int = 0
     seconds: float = 0.0
     curves: list[dict[str, list[float]]] = field(default_factory=list)  # an epoch each: name -> a value a cell
+    finite: list[bool] = field(default_factory=list)  # a cell each: whether no stage so far has diverged
 
 
 class _Run:
@@ -141,14 +142,17 @@ class _Run:
 
     def run(self) -> tuple[Trained, np.ndarray]:
         """All stages to their end: the trained cells, stacked, and which of them did not diverge."""
-        trained = finite = None
+        trained = None
         for index in range(self.position.stage, len(self.group.stages)):
             carry = self._begin(index, trained)
             trained = None  # or what the stage took over would be held twice
             carry = self._epochs(index, carry)
-            _, (trained, finite) = self._call("finish", index, carry)
+            _, (trained, whole) = self._call("finish", index, carry)
+            # A network that diverged on the way may have left something finite behind it, such as a split of the rows.
+            so_far = self.position.finite or [True] * self.count
+            self.position.finite = np.logical_and(so_far, np.asarray(whole)[: self.count]).tolist()
             self.position.stage, self.position.epoch, self.position.step = index + 1, 0, 0
-        return trained, np.asarray(finite)[: self.count]
+        return trained, np.asarray(self.position.finite)
 
     def _begin(self, index: int, trained: Trained | None) -> PyTree:
         if trained is not None:

@@ -12,7 +12,7 @@ import xarray
 
 from bdjax.io.store.results import ABSENT
 from bdjax.report.evidence import evidence
-from bdjax.report.names import AXES, audit_of, described, named
+from bdjax.report.names import AXES, BY_CLASS, audit_of, described, named
 from bdjax.report.reported import reported
 from bdjax.report.statistics import CELL, MEASURES, Estimate, audited, estimates, usable
 from bdjax.report.studies import Shown, about, labels, named_cards
@@ -171,7 +171,8 @@ def _steps(variable: xarray.DataArray, dim: str, audit: str) -> dict[str, Any]:
     size = variable.sizes[dim]
     if audit.partition(":")[0] in AXES:
         return {"along": AXES[audit.partition(":")[0]], "x": np.linspace(0, 1, size).round(4).tolist()}
-    return {"along": "step", "x": list(range(size))}
+    along = "class" if audit.partition(":")[0] in BY_CLASS else "step"
+    return {"along": along, "x": list(range(size))}
 
 
 def _numbers(study: int, values: xarray.DataArray, axes: Mapping[str, list], scale: float) -> list[list]:

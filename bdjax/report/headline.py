@@ -22,6 +22,8 @@ def title(studies: list[xarray.Dataset]) -> str:
     """What the studies are about."""
     defended = any(name != UNDEFENDED for results in studies for name in results["defense"].values)
     datasets = dict.fromkeys(about(results)["dataset"] or "images" for results in studies)
+    if all(map(are_given, studies)):
+        return f"{'Given models, purified' if defended else 'Given models'}: {listed(list(datasets))}"
     return f"Backdoor attacks{' and defenses' if defended else ''} on {listed(list(datasets))}"
 
 
@@ -105,9 +107,13 @@ def _undefended(results: xarray.Dataset, top: dict[tuple[str, str], Row], called
     asked = largest(results)
     where = f"At ratio {rows[0].ratio:g}" if len({row.ratio for row in rows}) == 1 else "At each attack's largest ratio"
     where += f" ({len(rows)} of {len(asked)} attacks so far)" if len(rows) < len(asked) else ""
-    where = "As they were given" if are_given(results) else where
-    text = f"{where}, the undefended victims classify {_span(rows, 'acc', called)} of clean test images correctly and"
-    text += f" send {_span(rows, 'asr', called)} of triggered ones where the attacker wants them."
+    words = ("the undefended victims classify", "send")
+    if are_given(results):
+        one = len(rows) == 1
+        where = f"As {'it was' if one else 'they were'} given"
+        words = ("the model classifies", "sends") if one else ("the models classify", "send")
+    text = f"{where}, {words[0]} {_span(rows, 'acc', called)} of clean test images correctly and"
+    text += f" {words[1]} {_span(rows, 'asr', called)} of triggered ones where the attacker wants them."
     weak = [called[row.attack] for row in rows if WEAK in row.verdicts]
     if not weak:
         return text

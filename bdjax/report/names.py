@@ -18,6 +18,9 @@ SHARES = ("acc", "asr", "ra", "der", "error", "barrier", "share", "activation", 
 AXES = {"connectivity": "from the purified model (0) to the backdoored one (1)", "epoch": "epoch"}
 """What lies along the own axis of a variable, by the audit or by the axis."""
 
+BY_CLASS = ("nc", "mm_bd", "ban")
+"""Audits whose figures are a number for each class."""
+
 _LINK = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;)]")
 _ARXIV = re.compile(r"(?<![\w/])arXiv:(\d{4}\.\d{4,5})(?!\w)")
 

@@ -1,8 +1,9 @@
 """Figures that others published, shown beside measured ones: percentages of single runs, without intervals.
 
 assets/reported.csv holds, a row a cell: the leaderboard of BackdoorBench (backdoorbench.github.io at b98eab4; without
-label_consistent below ratio 0.1, where its page and its own table of results disagree), and tables 1 and 2 of Zhu et
-al., Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization, ICCV 2023.
+label_consistent below ratio 0.1, where its page and its own table of results disagree), of its older page spectral
+signatures, which the newer one lacks, and tables 1 and 2 of Zhu et al., Enhancing Fine-Tuning Based Backdoor Defense
+with Sharpness-Aware Minimization, ICCV 2023.
 """
 
 import csv

@@ -121,7 +121,7 @@ def resolve(
             "flip": flip,
             "model": model.identity(),
             "float": str(np.dtype(real())),
-            "normalization": normalization,
+            "normalization": normalization and [list(part) for part in normalization],
         },
         victims={VICTIM: given.victim(weights, "the model")},
         absent=_absent(held, trigger),

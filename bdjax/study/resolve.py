@@ -171,7 +171,7 @@ def resolve(asked: Study) -> Work:
             "model": model.identity(),
             "float": str(np.dtype(real())),
         }
-        | ({"normalization": own} if asked.normalization else {}),
+        | ({"normalization": [list(part) for part in own]} if asked.normalization else {}),
     )
     _check_selection(work)
     check_needs(work)

@@ -39,10 +39,14 @@ def by_mask(net: Net, layers: tuple[Layer, ...], choose: str, tried: int, relati
     """The stage that prunes the victim by the `mask` that the stage before left: see `thresholds.SETTINGS`."""
 
     def change(_key, given, _weights):
+        mask = given.carry["mask"]
         strengths = thresholds.towards(0.0, given.settings["threshold"], tried)
-        prune = partial(prune_scales, net, given.victim, given.carry["mask"])
+        prune = partial(prune_scales, net, given.victim, mask)
         weights = thresholds.strongest(net, given, strengths, prune, choose, relative)
-        return weights, {"pruned": share(layers, given.victim, weights)}
+        info = {"pruned": share(layers, given.victim, weights)}
+        # A mask that diverged says nothing of its neurons, and the cell is to be seen as diverged.
+        lost = {name: jnp.where(jnp.isnan(value), jnp.nan, 1) for name, value in mask.items()}
+        return weights.replace(params=scaled(net, weights.params, lost, {})), info
 
     return once(change)
 

@@ -61,7 +61,14 @@ CONFIG = {
 PROGRAM = {"label": str, "capacity": range(1, 2**31), "bytes": COUNT, "compile_seconds": NUMBER}
 GROUP = {**PROGRAM, "asked": COUNT, "memory": str}
 PLAN = {"driver": str, "convolution": str, "threads": COUNT, "groups": {str: GROUP}, "held": {str: COUNT}}
-POSITION = {"stage": COUNT, "epoch": COUNT, "step": COUNT, "seconds": NUMBER, "curves": [{str: [NUMBER]}]}
+POSITION = {
+    "stage": COUNT,
+    "epoch": COUNT,
+    "step": COUNT,
+    "seconds": NUMBER,
+    "curves": [{str: [NUMBER]}],
+    "finite": [bool],
+}
 MARKER = {"jobs": [ADDRESS], "position": POSITION, "state": re.compile("[0-9a-f]{16}"), "checksum": str}
 NOTE = {"begun": NUMBER, "ended": NUMBER}
 """What is in study.json, in the config among its attributes, in plan.json, in the marker of a checkpoint, and in a note
@@ -204,7 +211,9 @@ def read_marker(path: Path) -> dict[str, Any] | None:
         found = read_json(path, MARKER)
         if found is None:
             return None
-        lengths = {len(values) for epoch in found["position"]["curves"] for values in epoch.values()}
+        position = found["position"]
+        lengths = {len(values) for epoch in position["curves"] for values in epoch.values()}
+        lengths |= {len(position["finite"])} - {0}
     except Unreadable:
         raise
     except InvalidInput as error:

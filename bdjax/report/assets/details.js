@@ -182,7 +182,7 @@ const lineFigures = (id, variable, onPhone) => {
     const x = numeric
       ? fitted(variable.along, xs, 0.03)
       : { ...fitted(variable.along, xs), ticks: variable.x.map((name, k) => [k, String(name)]) };
-    const ratio = own.length ? `ratio ${ratioName(own[0].ratio)}` : "";
+    const ratio = own.length && isFinite(given.ratios[own[0].ratio]) ? `ratio ${ratioName(own[0].ratio)}` : "";
     return figure(
       attackName(attack),
       ratio + (several ? ` · ${given.studies[study].label}` : ""),
