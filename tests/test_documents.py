@@ -131,14 +131,8 @@ def test_json_without_a_checksum_is_refused(tmp_path):
     assert documents.read_json(tmp_path / "b.json") is None
 
 
-POSITION = {
-    "stage": 0,
-    "epoch": 1,
-    "step": 2,
-    "seconds": 0.5,
-    "curves": [{"loss": [0.1, float("nan")]}],
-    "finite": [True],
-}
+CURVES = [{"loss": [0.1, float("nan")]}]
+POSITION = {"stage": 0, "epoch": 1, "step": 2, "seconds": 0.5, "curves": CURVES, "finite": [True, False]}
 MARKER = {"jobs": ["0" * 24, "1" * 24], "position": POSITION, "state": "0" * 16, "checksum": "0" * 64}
 
 
@@ -152,6 +146,7 @@ MARKER = {"jobs": ["0" * 24, "1" * 24], "position": POSITION, "state": "0" * 16,
         (["position", "epoch"], 1.5),
         (["position", "curves", 0, "loss"], [0.1]),
         (["position", "curves", 0, "loss"], 0.1),
+        (["position", "finite"], [True]),
         (["checksum"], None),
     ],
 )

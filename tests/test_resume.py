@@ -246,10 +246,9 @@ def test_a_share_leaves_the_checkpoints_of_others(data, tmp_path):
 
 def test_a_chunk_leaves_the_checkpoint_of_its_successor(tmp_path):
     one, two = (Checkpoint(tmp_path / "chunk", writer) for writer in ("one", "two"))
+    position = {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": [], "finite": []}
     for checkpoint in (one, two):
-        checkpoint.save(
-            {"a": np.ones(3, np.float32)}, ["0" * 24], {"stage": 0, "epoch": 0, "step": 1, "seconds": 0.0, "curves": [], "finite": []}
-        )
+        checkpoint.save({"a": np.ones(3, np.float32)}, ["0" * 24], position)
     one.remove()
     position, state = two.load(lambda _: {"a": np.zeros(3, np.float32)})
     assert position["step"] == 1 and state["a"].tolist() == [1, 1, 1]

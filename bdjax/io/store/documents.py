@@ -61,14 +61,8 @@ CONFIG = {
 PROGRAM = {"label": str, "capacity": range(1, 2**31), "bytes": COUNT, "compile_seconds": NUMBER}
 GROUP = {**PROGRAM, "asked": COUNT, "memory": str}
 PLAN = {"driver": str, "convolution": str, "threads": COUNT, "groups": {str: GROUP}, "held": {str: COUNT}}
-POSITION = {
-    "stage": COUNT,
-    "epoch": COUNT,
-    "step": COUNT,
-    "seconds": NUMBER,
-    "curves": [{str: [NUMBER]}],
-    "finite": [bool],
-}
+PLACE = {"stage": COUNT, "epoch": COUNT, "step": COUNT, "seconds": NUMBER}
+POSITION = {**PLACE, "curves": [{str: [NUMBER]}], "finite": [bool]}
 MARKER = {"jobs": [ADDRESS], "position": POSITION, "state": re.compile("[0-9a-f]{16}"), "checksum": str}
 NOTE = {"begun": NUMBER, "ended": NUMBER}
 """What is in study.json, in the config among its attributes, in plan.json, in the marker of a checkpoint, and in a note
