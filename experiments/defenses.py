@@ -26,8 +26,8 @@ CHANGED = {
     "ims": "initial_rounds=40,rounds=60",
     "moth": "epochs=100,learning_rate=0.01,portion=0.5,warmup_steps=100,pair_steps=50,short_steps=20",
     "refine": "width=8",
-    "dbd": "contrastive_epochs=100,epochs=20,steps=100,ramp=20",
-    "asd": "steps=100",
+    "dbd": "contrastive_epochs=40,epochs=20,steps=100,ramp=20",
+    "asd": "class_epochs=20,loss_epochs=10,epochs=10,steps=50,ramp=40",
     "d_st": "contrastive_epochs=100",
 }
 """Settings that are not the methods' own, for two cores or for 500 clean rows; the reasons are in the README."""
