@@ -1,6 +1,6 @@
 """Content addresses of a canonical study are pinned: whoever moves one makes everybody's stored models anew.
 
-An address may change only with the version of a card, or with `resolve.ENGINE`. Then `python tests/test_addresses.py`
+An address may change only with the version of a card, or with `work.ENGINE`. Then `python tests/test_addresses.py`
 writes the new ones, and the difference belongs into the same commit as the raised version.
 """
 

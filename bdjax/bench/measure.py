@@ -17,7 +17,8 @@ from bdjax.errors import InvalidInput
 from bdjax.keys import root
 from bdjax.models.parts import convolution
 from bdjax.study import Study
-from bdjax.study.resolve import Work, resolve
+from bdjax.study.resolve import resolve
+from bdjax.study.work import Work
 
 
 class Case(NamedTuple):

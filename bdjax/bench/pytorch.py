@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from bdjax.bench import torch_networks
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 
 
 def cases(work: Work, names: Sequence[str]) -> list[tuple[str, int, Callable[[int], None], float, int | None]]:

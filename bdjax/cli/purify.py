@@ -11,7 +11,7 @@ from bdjax.errors import InvalidInput
 if TYPE_CHECKING:
     from bdjax.engine.purify import Outcome
     from bdjax.engine.suspects import Suspect
-    from bdjax.study.resolve import Work
+    from bdjax.study.work import Work
 
 USUAL = ("ft_sam", "sau", "npd")
 """Defenses where none are named."""
@@ -69,7 +69,7 @@ class Purify:
         from bdjax.engine.purify import outcomes
         from bdjax.io.store.store import Store
         from bdjax.study import plugins
-        from bdjax.study.resolve import lookup
+        from bdjax.study.building import lookup
 
         if (self.triggered is None) != (self.target is None):
             raise InvalidInput("--triggered and --target belong together; give both or neither")

@@ -19,7 +19,7 @@ from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.models.parts import convolution
 from bdjax.paths import home
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 
 CELLS, STEPS = 4, 4
 """Cells of the measurement, and the steps of each of its calls after the first, which makes one."""

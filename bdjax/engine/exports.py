@@ -17,8 +17,8 @@ from bdjax.io.datasets.poisoned_sets import save_set
 from bdjax.io.foreign import model_folder, records
 from bdjax.io.foreign.torch_weights import in_order, to_torch
 from bdjax.io.store import results
-from bdjax.study.resolve import Work
 from bdjax.study.stored import Found, find, model_name, read_weights, resolved
+from bdjax.study.work import Work
 from bdjax.types import COVER, POISONED, Source
 
 ROWS = 256

@@ -19,7 +19,8 @@ from bdjax.models.parts import convolution
 from bdjax.study import Study, index
 from bdjax.study.groups import Group, groups
 from bdjax.study.jobs import TRAINING, plan, share_of
-from bdjax.study.resolve import Work, resolve
+from bdjax.study.resolve import resolve
+from bdjax.study.work import Work
 
 
 class Preview(NamedTuple):

@@ -18,7 +18,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.store.documents import read_plan
 from bdjax.io.store.store import Store
 from bdjax.study.groups import Group
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 from bdjax.types import PyTree
 
 LARGEST = 32

@@ -25,7 +25,7 @@ from bdjax.metrics import geometry
 from bdjax.study import purifying
 from bdjax.study.jobs import plan
 from bdjax.study.purifying import Trigger
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 from bdjax.types import Array, Data, Net, PyTree, Weights
 
 FIGURES = ("acc", "asr", "ra")

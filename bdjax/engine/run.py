@@ -26,7 +26,8 @@ from bdjax.models.parts import convolution
 from bdjax.study import Study, index
 from bdjax.study.groups import Group, groups
 from bdjax.study.jobs import TRAINING, Job, plan, share_of
-from bdjax.study.resolve import Work, resolve
+from bdjax.study.resolve import resolve
+from bdjax.study.work import Work
 
 POLL_SECONDS = 1.0
 """How often a writer that has nothing to do looks whether another one has finished."""

@@ -13,10 +13,10 @@ from bdjax.engine.programs import Context
 from bdjax.engine.progress import Silent
 from bdjax.errors import InvalidInput
 from bdjax.io.store.store import Store
-from bdjax.study import resolve
 from bdjax.study.groups import Group, groups
 from bdjax.study.jobs import Job, plan
 from bdjax.study.stored import find, resolved
+from bdjax.study.work import Work
 from bdjax.types import Net
 
 
@@ -77,7 +77,7 @@ def opened(
     return Stored(chosen["seeds"], work.net, _models(work, found.store, audit))
 
 
-def _models(work: resolve.Work, store: Store, audit: str) -> dict[str, Models]:
+def _models(work: Work, store: Store, audit: str) -> dict[str, Models]:
     planned = plan(work)
     jobs = {job.address: job for job in planned.jobs}
     asked: dict[str, list[Job]] = {}

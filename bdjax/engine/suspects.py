@@ -17,7 +17,7 @@ from bdjax.io.datasets.normalization import Normalization
 from bdjax.io.files import read_regular
 from bdjax.io.foreign import model_folder, weights
 from bdjax.models import MODELS
-from bdjax.study.resolve import lookup
+from bdjax.study.building import lookup
 from bdjax.types import Array, Batch, Data, Net, PyTree, Weights
 
 MOST = 1000

@@ -13,7 +13,7 @@ from bdjax.data import poison
 from bdjax.io.store.store import address
 from bdjax.keys import number
 from bdjax.study.jobs import Job
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 from bdjax.types import Audit, Net, PyTree, Stage
 
 

@@ -13,8 +13,8 @@ from bdjax.errors import InvalidInput
 from bdjax.io.store.documents import read_study
 from bdjax.io.store.store import Store
 from bdjax.study.jobs import Plan
-from bdjax.study.resolve import Work
 from bdjax.study.study import config
+from bdjax.study.work import Work
 
 SHARED = ("recipe", "selection", "clean", "clean_ratio", "valid_ratio", "suspects")
 """Settings of a study that all cells of a folder share, the network and the data aside."""

@@ -15,7 +15,7 @@ from bdjax.cells.functions import wrapped
 from bdjax.io.store.store import address
 from bdjax.study import given
 from bdjax.study.ratios import counts
-from bdjax.study.resolve import Work
+from bdjax.study.work import Work
 from bdjax.types import Attack
 
 TRAINING = ("given", "select", "train")

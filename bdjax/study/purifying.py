@@ -17,8 +17,9 @@ from bdjax.io.datasets.holdings import Holdings
 from bdjax.io.datasets.normalization import Normalization
 from bdjax.selections import SELECTIONS
 from bdjax.study import Study, given, plugins
+from bdjax.study.building import build_audit, build_defense, lookup
 from bdjax.study.rehearsal import rehearse
-from bdjax.study.resolve import ENGINE, Work, build_audit, build_defense, check_needs, lookup
+from bdjax.study.work import ENGINE, Work, check_needs
 from bdjax.types import Array, Attack, Data, Net, Weights, real
 
 VICTIM = "suspect"

@@ -68,7 +68,7 @@ def prepare(work, text: str, data: Data) -> PyTree:
 class _Rehearsal(NamedTuple):
     """What a rehearsal has in the place of what a run has."""
 
-    work: Any  # a `resolve.Work`
+    work: Any  # a `work.Work`
     victim: Weights  # shapes alone
     data: Shared
 

@@ -2,118 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bdjax import attacks, audits, cards, defenses, detection, models, selections
+from bdjax import attacks, cards, defenses, models, selections
 from bdjax.attacks.parts.pictures import identified
 from bdjax.attacks.poisoned_set import CARD as SET
-from bdjax.cards import Card, Spec
-from bdjax.cells.functions import Scene, Shared, wrapped
-from bdjax.detection.parts.scoring import score_all
+from bdjax.cards import Spec
+from bdjax.cells.functions import Scene
 from bdjax.errors import InvalidInput
 from bdjax.io import datasets
 from bdjax.io.datasets import normalization
 from bdjax.study import Study, given, plugins, study, user_sets
+from bdjax.study.building import build_audit, build_defense, build_detector, check_size, lookup
 from bdjax.study.rehearsal import rehearse
-from bdjax.types import Attack, Audit, Detector, Net, Stage, real
-
-ENGINE = 1
-"""Raised when the engine computes something else from the same study."""
-
-JUDGED = {"rows": "train", "queries": "queries"}
-"""The field of Given that what a detector judges is made of."""
-
-
-@dataclass
-class Method:
-    """A defense, audit or detector as built for the study's network."""
-
-    spec: Spec
-    card: Card
-    needs: tuple[str, ...]  # fields of Given, under its settings
-    stages: tuple[Stage, ...] = ()  # of a defense; an audit is built for the network that it is put to
-    detector: Detector | None = None
-    scoring: Mapping[str, Stage] = field(default_factory=dict)  # of a detector, by what it judges
-
-    @property
-    def oracle(self) -> bool:
-        """Whether it uses what a defender would not have."""
-        return cards.is_oracle(self.needs)
-
-    def judging(self, judges: str) -> tuple[Stage, ...]:
-        """All stages of a detector that judges rows or queries."""
-        return (*self.detector.stages, self.scoring[judges])
-
-
-@dataclass
-class Work:
-    """A study resolved: everything that it names, built."""
-
-    study: Study  # as results tell it: without paths of the user's files
-    dataset: datasets.Dataset
-    model: Spec
-    net: Net
-    scene: Scene
-    recipe: Method
-    attacks: dict[str, tuple[Spec, Attack]]
-    defenses: dict[str, Method]
-    audits: dict[str, Method]
-    detectors: dict[str, Method]
-    selection: Spec
-    base: dict[str, Any]  # what all of the study depends on
-    victims: dict[str, given.Victim] = field(default_factory=dict)  # those that are given, by the texts of `attacks`
-    absent: dict[str, str] = field(default_factory=dict)  # fields of Given that the data cannot serve, and why
-
-    def shared(self) -> Shared:
-        """The data that all cells read, on the device."""
-        data = self.dataset
-        splits = {"train": data.train, "test": data.test, "queries": data.queries}
-        return Shared(**jax.tree.map(jnp.asarray, splits))
-
-    def lacking(self, attack: str) -> dict[str, str]:
-        """Fields of Given that methods cannot have under an attack, and why."""
-        return (given.absent(self.attacks[attack][0]) if self.victims else {}) | self.absent
-
-    def judged(self, attack: str, method: Method) -> tuple[str, ...]:
-        """Of "rows" and "queries" what a detector judges under an attack: what there is of the two."""
-        lacking = self.lacking(attack)
-        return tuple(on for on in method.detector.on if JUDGED[on] not in lacking)
-
-    def net_of(self, defense: str | None) -> Net:
-        """The network that a defense leaves."""
-        return self.net if defense is None else wrapped(self.net, self.defenses[defense].stages)
-
-    def audit_of(self, audit: str, defense: str | None) -> Audit:
-        """An audit of the network that a defense leaves."""
-        spec = self.audits[audit].spec
-        make = audits.AUDITS[spec.name].make
-        return make(self.net_of(defense), self.dataset.shape, self.dataset.count, **spec.static)
-
-    def held(self, text: str) -> int:
-        """Rows that an attack could poison but that are reserved for the defender."""
-        spec, attack = self.attacks[text]
-        if not self.scene.reserved or spec.name == SET.name:
-            return 0
-        classes = np.arange(self.dataset.count, dtype=np.int32)
-        return int(np.sum(np.asarray(attack.eligible(classes)))) * (self.scene.clean + self.scene.valid)
-
-    def cards(self) -> dict[str, list[Card]]:
-        """The cards of all methods that the study uses, each once, by what they are."""
-        used = [spec.name for spec, _ in self.attacks.values() if spec.name in (SET.name, *attacks.ATTACKS)]
-        found = {
-            "models": [models.MODELS[name].card for name in [self.model.name] if name in models.MODELS],
-            "attacks": [SET if name == SET.name else attacks.ATTACKS[name].card for name in used],
-            "selections": [selections.SELECTIONS[self.selection.name].card],
-            "defenses": [method.card for method in self.defenses.values()],
-            "audits": [method.card for method in self.audits.values()],
-            "detectors": [method.card for method in self.detectors.values()],
-        }
-        return {kind: list({card.name: card for card in held}.values()) for kind, held in found.items()}
+from bdjax.study.work import ENGINE, Work, check_needs
+from bdjax.types import Attack, Net, real
 
 
 def resolve(asked: Study) -> Work:
@@ -129,7 +35,7 @@ def resolve(asked: Study) -> Work:
     dataset = datasets.load(asked.dataset, flip=asked.flip)
     shape, classes = dataset.shape, dataset.count
     model, selection = specs.model, specs.selection
-    _check_size(models.MODELS[model.name].card, shape)
+    check_size(models.MODELS[model.name].card, shape)
     more = {"covariance": dataset.covariance} if "covariance" in models.MODELS[model.name].card.needs else {}
     own = normalization.parse(asked.normalization, shape[2]) if asked.normalization else (dataset.mean, dataset.std)
     net = models.MODELS[model.name].make(shape, classes, *own, **more, **model.static)
@@ -161,7 +67,7 @@ def resolve(asked: Study) -> Work:
             text: build_defense(_retrained(spec, recipe), net, shape, classes) for text, spec in specs.defenses.items()
         },
         audits={text: build_audit(spec, shape) for text, spec in specs.audits.items()},
-        detectors={text: _detector(spec, net, shape, classes) for text, spec in specs.detectors.items()},
+        detectors={text: build_detector(spec, net, shape, classes) for text, spec in specs.detectors.items()},
         selection=selection,
         base={
             "engine": ENGINE,
@@ -177,25 +83,6 @@ def resolve(asked: Study) -> Work:
     check_needs(work)
     rehearse(work)
     return work
-
-
-def check_needs(work: Work) -> None:
-    """Refuse methods that need what there is not, which only studies of given victims and of few data lack.
-
-    Raises:
-        InvalidInput: says which method, what it needs, and why that is not there.
-    """
-    used = {text: method for text, method in work.defenses.items() if text != "none"}  # `none` changes no victim
-    for called in work.attacks:
-        lacking = work.lacking(called)
-        for text, method in {**used, **work.audits}.items():
-            for need in filter(lacking.get, method.needs):
-                raise InvalidInput(f"{text} for {called} needs {need}: {lacking[need]}; leave {text} out")
-        for text, method in work.detectors.items():
-            judged = () if work.judged(called, method) else [JUDGED[on] for on in method.detector.on]
-            for need in filter(lacking.get, (*judged, *method.needs)):
-                if need != "suspects":  # which are what it judges
-                    raise InvalidInput(f"{text} for {called} needs {need}: {lacking[need]}; leave {text} out")
 
 
 def _check_apart(built: Mapping[str, tuple[Spec, Attack]]) -> None:
@@ -253,31 +140,6 @@ def _parse(asked: Study) -> _Specs:
     )
 
 
-ASKED = {
-    "model": ("--model", models.MODELS),
-    "attack": ("--attacks", attacks.ATTACKS),
-    "selection": ("--selection", selections.SELECTIONS),
-    "defense": ("--defenses", defenses.DEFENSES),
-    "audit": ("--audits", audits.AUDITS),
-    "detector": ("--detectors", detection.DETECTORS),
-}
-"""What a study names: the option of the command for it, and what there is."""
-
-
-def lookup(text: str, what: str) -> Spec:
-    """A method of a kind in ASKED by its text.
-
-    Raises:
-        InvalidInput: it is not known, or of another kind, or a setting of it is wrong.
-    """
-    name, known = cards.split(text)[0], ASKED[what][1]
-    others = {other: option for other, (option, registry) in ASKED.items() if name in registry}
-    if others and name not in known:
-        where, options = " and ".join(f"{other}s" for other in others), " or ".join(others.values())
-        raise InvalidInput(f"{name} is not among the {what}s, but among the {where}; give it with {options}")
-    return cards.lookup(text, known, what)
-
-
 def _recipe(spec: Spec, dataset: datasets.Dataset) -> dict[str, Any]:
     """How victims are trained: by the dataset's own recipe, but for what the study says, by a preset or by itself."""
     values = {**spec.static, **spec.traced}
@@ -313,53 +175,17 @@ def _scene(asked: Study, dataset: datasets.Dataset, net: Net, selection: Spec, b
     )
 
 
-def _check_size(card: Card, shape: tuple[int, int, int]) -> None:
-    if min(shape[:2]) < card.smallest:
-        size = f"{shape[0]}x{shape[1]}"
-        raise InvalidInput(f"{card.name} on {size} images; it needs {card.smallest} pixels a side; use larger images")
-
-
 def _attack(spec: Spec, net: Net, shape, classes: int, recipe: Mapping[str, Any]) -> tuple[Spec, Attack]:
     method = attacks.ATTACKS[spec.name]
     spec = spec.fill(method.card, recipe)
-    _check_size(method.card, shape)
+    check_size(method.card, shape)
     return identified(spec, method.card), method.make(net, shape, classes, **spec.static)
-
-
-def build_defense(spec: Spec, net: Net, shape, classes: int) -> Method:
-    """A defense for a network that reads images of a shape (height, width, channels).
-
-    Raises:
-        InvalidInput: it cannot be put to this network.
-    """
-    method = defenses.DEFENSES[spec.name]
-    _check_size(method.card, shape)
-    return Method(spec, method.card, method.card.needs_of(spec.static), method.make(net, shape, classes, **spec.static))
 
 
 def _retrained(spec: Spec, recipe: Mapping[str, Any]) -> Spec:
     """A defense that drops rows and trains anew follows the study's recipe wherever its own text is silent."""
     card = defenses.DEFENSES[spec.name].card
     return spec.fill(card, recipe) if "suspects" in card.needs else spec
-
-
-def build_audit(spec: Spec, shape) -> Method:
-    """An audit of networks that read images of a shape.
-
-    Raises:
-        InvalidInput: the images are too small.
-    """
-    card = audits.AUDITS[spec.name].card
-    _check_size(card, shape)
-    return Method(spec, card, card.needs_of(spec.static))
-
-
-def _detector(spec: Spec, net: Net, shape, classes: int) -> Method:
-    method = detection.DETECTORS[spec.name]
-    _check_size(method.card, shape)
-    detector = method.make(net, shape, classes, **spec.static)
-    scoring = {judges: score_all(net, detector, judges == "queries") for judges in detector.on}
-    return Method(spec, method.card, method.card.needs_of(spec.static), detector=detector, scoring=scoring)
 
 
 def _shares(asked: Study, dataset: datasets.Dataset, barred: np.ndarray) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from bdjax.io.foreign import model_folder
 from bdjax.io.store import remote, results
 from bdjax.io.store.store import Store
 from bdjax.study import Study, resolve
+from bdjax.study.work import Work
 from bdjax.types import Net, Weights
 
 COORDINATES = ("attack", "ratio", "defense", "seed")
@@ -61,7 +62,7 @@ def _shown(value: Any) -> str:
     return format(value, ".12g") if isinstance(value, float) else str(value)
 
 
-def resolved(found: Found, **changes: Any) -> resolve.Work:
+def resolved(found: Found, **changes: Any) -> Work:
     """The study with the attacks, ratios, seeds and defenses of some of its cells, and `changes` to its other fields.
 
     Raises:
