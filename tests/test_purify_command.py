@@ -267,3 +267,22 @@ def test_what_cannot_be_is_refused_in_a_line(folder, tmp_path, capsys, name):
     assert err.startswith("bdjax: ") and err.count("\n") == 1
     assert re.search(message, err), err
     assert not (tmp_path / "out" / "models").exists() and "Traceback" not in out
+
+
+def test_a_defense_that_fails_does_not_cost_the_others(folder, tmp_path, capsys, monkeypatch):
+    """The second defense breaks while it runs: the first is written all the same, and the status says what happened."""
+    from bdjax.engine import chunks
+
+    run = chunks.run
+
+    def broken(context, group, jobs):
+        if group.label.startswith("ft:epochs=2"):
+            raise RuntimeError("out of order")
+        return run(context, group, jobs)
+
+    monkeypatch.setattr(chunks, "run", broken)
+    assert cli.main(call(folder, "--defenses", FT, "ft:epochs=2,batch=8", out=tmp_path / "out")) == 2
+    told = capsys.readouterr()
+    assert "ft:epochs=2,batch=8: RuntimeError: out of order" in told.err and told.err.count("bdjax: ft:epochs=2") >= 1
+    (written,) = (tmp_path / "out" / "purified").iterdir()
+    assert (written / "model.safetensors").exists() and str(written) in told.out

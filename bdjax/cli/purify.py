@@ -66,6 +66,7 @@ class Purify:
         from bdjax.cli.conduct import conduct_resolved, use_cores
         from bdjax.cli.run import seeds
         from bdjax.engine import suspects
+        from bdjax.engine.failures import Failed
         from bdjax.engine.purify import outcomes
         from bdjax.io.store.store import Store
         from bdjax.study import plugins
@@ -92,11 +93,17 @@ class Purify:
         )
         print("\n".join(_told(suspect)), flush=True)
         work = self._resolve(suspect, numbers)
-        conduct_resolved(work, self.out)
+        failed = None
+        try:
+            conduct_resolved(work, self.out)
+        except Failed as error:  # of some defenses; the others are there
+            failed = error
         store = Store.at(self.out)
         found = list(outcomes(work, store))
         print("\n".join([*_table(found), *(_inspected(work, store) if self.inspect else [])]))
         print("\n".join(_written(work, suspect, found, self.out)))
+        if failed:
+            raise failed
 
     def _resolve(self, suspect: "Suspect", seeds: tuple[int, ...]) -> "Work":
         from bdjax.data.poison import all_to_one

@@ -148,6 +148,8 @@ def outcomes(work: Work, store: Store) -> Iterator[Outcome]:
         name, seed = cell["defense"], cell["seed"]
         if name == "none" and seed != work.study.seeds[0]:  # the victim is the same for all seeds
             continue
+        if not store.has_model(cell["model"]):  # its group failed
+            continue
         row = found.sel(defense=name, seed=seed)
         net = work.net if name == "none" else work.net_of(name)
         diverged = int(row["status"]) != results.OK
