@@ -11,7 +11,9 @@ import tiny
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import bdjax
 from bdjax import cli
+from bdjax.errors import InvalidInput
 from bdjax.io.foreign import model_folder
 from bdjax.io.foreign.torch_weights import to_torch
 from bdjax.models import MODELS
@@ -286,3 +288,10 @@ def test_a_defense_that_fails_does_not_cost_the_others(folder, tmp_path, capsys,
     assert "ft:epochs=2,batch=8: RuntimeError: out of order" in told.err and told.err.count("bdjax: ft:epochs=2") >= 1
     (written,) = (tmp_path / "out" / "purified").iterdir()
     assert (written / "model.safetensors").exists() and str(written) in told.out
+
+
+def test_a_purified_study_says_where_its_models_are(purified):
+    with pytest.raises(InvalidInput, match="whose models are the folders in"):
+        bdjax.load_model(purified, defense=FT)
+    net, weights = bdjax.load_model(next((purified / "purified").glob("ft*")))
+    assert net.plain is None and weights.params

@@ -68,7 +68,11 @@ def resolved(found: Found, **changes: Any) -> Work:
     Raises:
         InvalidInput: its data or its network are other ones now.
     """
-    fields = json.loads(found.index["attributes"]["config"])
+    fields, folder = json.loads(found.index["attributes"]["config"]), found.store.folder
+    if not fields["clean_ratio"]:  # its images are in folders of somebody's own
+        raise InvalidInput(
+            f"{folder}: of bdjax purify, whose models are the folders in {folder / 'purified'}; give one"
+        )
     # Victims that are given stand in the place of attacks, and have no ratio to give.
     for name in ("seed", "defense") if fields.get("victims") else COORDINATES:
         fields[f"{name}s"] = tuple(dict.fromkeys(cell[name] for cell in found.cells))
