@@ -140,6 +140,11 @@ WRONG = {
     ),
     "not finite": (lambda folder, tmp: {"victims": (broken(folder, tmp),)}, "not finite"),
     "type": (lambda folder, tmp: {"victims": (3,)}, "victims: 3; give texts"),
+    "misfit": (
+        lambda folder, tmp: {"normalization": "9/0.01"},
+        "victim mine: right on .*which is chance",
+    ),
+    "weights": (lambda folder, tmp: {"victims": {"mine": {"a": np.zeros(3)}}}, "victim 'mine': no path"),
     "normalization": (lambda folder, tmp: {"normalization": "cifar"}, "normalization 'cifar'; did you mean cifar10?"),
 }
 

@@ -169,9 +169,35 @@ def test_the_words_of_a_finding():
     import xarray as xr
 
     cell = xr.Dataset({"mm_bd_detected": 1.0, "mm_bd_p": 0.0004, "mm_bd_class": 1.0})
-    said = finding(cell, "mm_bd", "small_cnn:width=8", ("cat", "dog"))
-    assert said.words.startswith("flags the model, class dog (p 0.0004); it flagged 7 of 20 clean models")
+    said = finding(cell, "mm_bd", "small_cnn", ("cat", "dog"))
+    assert said.words.startswith("flags the model, class dog (p 0.0004); it flagged 13 of 20 clean models")
     said = finding(cell.assign(mm_bd_detected=0.0), "mm_bd", "resnet18", ("cat", "dog"))
     assert said.words.startswith("finds nothing") and "were not measured" in said.words
     said = finding(cell.assign(mm_bd_detected=np.nan), "mm_bd", "", ())
     assert said.flagged is None and "cannot decide" in said.words
+
+
+TRIGGERS = {
+    "no class": ({"goal": lambda label: jnp.full_like(label, 99)}, "goal gives .*99.* give labels from 0 to 2"),
+    "goal no function": ({"goal": 0}, "goal is a int; give a function"),
+    "goal breaks": ({"goal": lambda label: label["a"]}, "goal: "),
+    "shape": ({"stamp": lambda image: image[:8]}, "stamp leaves images of shape"),
+    "range": ({"stamp": lambda image: image * 3}, "keep them in"),
+    "stamp no function": ({"stamp": np.zeros((16, 16, 3))}, "give a function"),
+    "stamp breaks": ({"stamp": lambda image: image.nothing}, "stamp: AttributeError"),
+    "arrays": ({"clean": (CLEAN.image, CLEAN.label)}, "clean is a tuple; give a bdjax.types.Data"),
+    "none": ({"clean": None}, "clean is a NoneType"),
+    "list": ({"defense": ["ft"]}, "give one text"),
+    "seed": ({"seed": -1}, "seed -1; give whole numbers"),
+    "half a seed": ({"seed": 1.5}, "seeds: 1.5; give whole numbers"),
+}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_trigger_that_is_none_is_refused(weights, name):
+    change, message = TRIGGERS[name]
+    call = {"net": NET, "weights": weights, "clean": CLEAN, "defense": "ft", "progress": False, "test": TEST}
+    call |= {"stamp": stamp, "goal": goal} | change
+    with pytest.raises(InvalidInput, match=message) as error:
+        bdjax.purify(**call)
+    assert "\n" not in str(error.value)

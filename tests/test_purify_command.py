@@ -188,6 +188,7 @@ WRONG = {
         "lacks|has no",
     ),
     "missing tensor": (lambda f, t: changed(f, t, lambda s: s.pop("module.conv1.weight")), "has no 'conv1.weight'"),
+    "seed below 0": (lambda f, t: {"options": ("--seeds", "-1:0")}, "seed -1; give whole numbers"),
     "more tensors": (lambda f, t: changed(f, t, lambda s: s.update({"module.x": np.zeros(2, np.float32)})), "has 'x'"),
     "whole numbers": (
         lambda f, t: changed(f, t, lambda s: s.update({"module.linear.bias": np.zeros(3, np.int32)})),
@@ -288,6 +289,29 @@ def test_a_defense_that_fails_does_not_cost_the_others(folder, tmp_path, capsys,
     assert "ft:epochs=2,batch=8: RuntimeError: out of order" in told.err and told.err.count("bdjax: ft:epochs=2") >= 1
     (written,) = (tmp_path / "out" / "purified").iterdir()
     assert (written / "model.safetensors").exists() and str(written) in told.out
+
+
+def test_prefixes_of_training_tools_and_gray_images(folder, tmp_path, capsys):
+    """Names behind `_orig_mod.module.` are the network's; gray images serve a network of colored ones."""
+    state = {f"_orig_mod.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(state, tmp_path / "compiled.safetensors")
+    for path in (folder / "clean").rglob("*.png"):
+        place = tmp_path / "clean" / path.relative_to(folder / "clean")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).getchannel(CLASSES.index(path.parent.name)).save(place)
+    given = call(folder, "--defenses", FT, weights=tmp_path / "compiled.safetensors", out=tmp_path / "out")
+    given[given.index("--clean") + 1] = str(tmp_path / "clean")
+    assert cli.main(given) == 2
+    assert "which is chance" in capsys.readouterr().err  # without its color every class looks alike, but it was tried
+
+
+def test_another_suspect_needs_a_folder_of_its_own(folder, purified, tmp_path, capsys):
+    path = changed(
+        folder, tmp_path, lambda state: state.update({"module.linear.bias": state["module.linear.bias"] + 1})
+    )
+    extra = ["--test", folder / "test", "--triggered", folder / "triggered", "--target", "high", "--defenses", FT]
+    assert cli.main(call(folder, *extra, out=purified, **path)) == 2
+    assert "holds a study of victim" in capsys.readouterr().err
 
 
 def test_a_purified_study_says_where_its_models_are(purified):

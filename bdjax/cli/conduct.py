@@ -26,10 +26,11 @@ def conduct_resolved(work, out: Path) -> None:
     from bdjax.io.store.store import Store
 
     compiled.keep()
-    _conduct(lambda: engine.run_resolved(work, Store.at(out), progress.of(True)), out)
+    several = len(work.study.seeds) > 1  # of one seed the figures stand in a table of their own
+    _conduct(lambda: engine.run_resolved(work, Store.at(out), progress.of(True)), out, several)
 
 
-def _conduct(run, out: Path) -> None:
+def _conduct(run, out: Path, tables: bool = True) -> None:
     from bdjax.engine.failures import Failed
     from bdjax.io.store.store import Store
 
@@ -40,7 +41,7 @@ def _conduct(run, out: Path) -> None:
         except Failed as error:
             failed = error
     store.refresh()
-    present([store.folder], store.folder)
+    present([store.folder], store.folder, tables=tables)
     store.publish()
     if failed:
         raise failed
@@ -96,7 +97,7 @@ def outline(seen, out: Path) -> list[str]:
     return lines
 
 
-def present(folders: list[Path], out: Path, bound: float | None = None, forms=(), name="") -> None:
+def present(folders: list[Path], out: Path, bound: float | None = None, forms=(), name="", tables: bool = True) -> None:
     """Print the tables of studies and write one page and the exports of all of them.
 
     Args:
@@ -105,6 +106,7 @@ def present(folders: list[Path], out: Path, bound: float | None = None, forms=()
         bound: loss of clean accuracy, a fraction, up to which defenses are compared; None: the report's own.
         forms: further forms of the table to write: latex, markdown.
         name: what the data set is called; "" as the studies call it.
+        tables: whether they are printed.
     """
     from bdjax import report
 
@@ -116,7 +118,7 @@ def present(folders: list[Path], out: Path, bound: float | None = None, forms=()
     path = report.write_several(out, studies, bound)
     report.export(results, out)
     report.write_tables(results, out, forms, bound)
-    for label, found in zip(report.labels(results), results, strict=True):
+    for label, found in zip(report.labels(results), results, strict=True) if tables else ():
         texts = [report.summary(found, bound), report.differences(found), report.detections(found)]
         print("\n".join([f"{label}:"] * (len(studies) > 1) + [text for text in texts if text]))
     print(f"The page: {path}")

@@ -162,7 +162,9 @@ def _table(found: "list[Outcome]") -> list[str]:
     heads = ("", "seed", "ACC", "ACC on valid", "ASR", "RA", "moved", "seconds")
     rows = [heads]
     for one in found:
-        name = "as it was given" if one.defense == "none" else one.defense + (" (diverged)" if one.diverged else "")
+        ruined = one.figures["valid_acc"] < found[0].figures["valid_acc"] / 2
+        mark = " (diverged)" if one.diverged else " (ruined)" if ruined else ""
+        name = "as it was given" if one.defense == "none" else one.defense + mark
         known = [share(one.figures[figure]) for figure in ("acc", "valid_acc", "asr", "ra", "moved")]
         rows.append((name, "" if one.defense == "none" else str(one.seed), *known, f"{one.figures['seconds']:.1f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -173,7 +175,7 @@ def _table(found: "list[Outcome]") -> list[str]:
     notes = [
         "In percent. Thresholds are chosen on valid, so accuracy there flatters. moved: how far the weights went, of"
     ]
-    notes += ["their length."]
+    notes += ["their length. ruined: it keeps less than half of the accuracy on valid."]
     if all(one.figures["asr"] != one.figures["asr"] for one in found):
         notes += ["No trigger is given: nobody knows from this whether there is a backdoor, or whether it is gone."]
     return ["", *lines, *notes]

@@ -17,6 +17,7 @@ from bdjax.io.datasets.poisoned_sets import save_set
 from bdjax.io.foreign import model_folder, records
 from bdjax.io.foreign.torch_weights import in_order, to_torch
 from bdjax.io.store import results
+from bdjax.study import given
 from bdjax.study.stored import Found, find, model_name, read_weights, resolved
 from bdjax.study.work import Work
 from bdjax.types import COVER, POISONED, Source
@@ -55,7 +56,8 @@ def _config(work: Work, cell: Mapping[str, Any]) -> dict[str, Any]:
         "image": dict(zip(("height", "width", "channels"), data.shape, strict=True)),
         **{"mean": list(mean), "std": list(std)},
         "dataset": {"name": data.name, "digest": data.digest},
-        "cell": {name: cell[name] for name in ("attack", "ratio", "defense", "seed")},
+        "cell": {"victim" if work.victims else "attack": cell["attack"]}
+        | {name: cell[name] for name in ("ratio", "defense", "seed") if cell[name] != given.UNKNOWN},
     }
 
 

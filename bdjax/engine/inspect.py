@@ -18,11 +18,11 @@ STATISTIC = {"nc": ("largest", "anomaly index"), "mm_bd": ("p", "p"), "ban": ("l
 """Of each, the figure that it decides by, and what that is called."""
 
 ALARMS = {
-    ("small_cnn", "nc:preset=benchmark,batch=8"): (8, 20),
-    ("small_cnn", "mm_bd"): (7, 20),
-    ("small_cnn", "ban:epochs=300"): (20, 20),
+    ("small_cnn", "nc"): (5, 20),
+    ("small_cnn", "mm_bd"): (13, 20),
+    ("small_cnn", "ban"): (9, 20),
 }
-"""(network, detector) -> how many of so many clean models it flagged: experiments/README.md, digits, 2026-11-27."""
+"""(network, detector) -> how many of so many clean models it flagged: experiments/README.md, digits, 2026-11-28."""
 
 
 class Finding(NamedTuple):
@@ -79,7 +79,7 @@ def finding(cell: xr.Dataset, detector: str, network: str, classes: tuple[str, .
     if not math.isfinite(detected):
         return Finding(detector, None, score, label, f"cannot decide: its test does not apply ({called} {score:.3g})")
     verdict = f"flags the model, class {suspect}" if detected else "finds nothing"
-    alarms = ALARMS.get((split(network)[0] if network else "", detector))
+    alarms = ALARMS.get((network, detector))
     known = (
         f"it flagged {alarms[0]} of {alarms[1]} clean models of this network on digits"
         if alarms

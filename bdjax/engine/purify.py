@@ -26,7 +26,7 @@ from bdjax.study import purifying
 from bdjax.study.jobs import plan
 from bdjax.study.purifying import Trigger
 from bdjax.study.work import Work
-from bdjax.types import Array, Data, Net, PyTree, Weights
+from bdjax.types import Array, Data, Net, PyTree, Weights, real
 
 FIGURES = ("acc", "asr", "ra")
 
@@ -91,6 +91,11 @@ def purify(
     """
     if (stamp is None) != (goal is None):
         raise InvalidInput("purify: stamp and goal belong together; give both or neither")
+    if not isinstance(defense, str):
+        raise InvalidInput(f"defense: {defense!r:.80}; give one text, name or name:setting=value")
+    for name, one in (("stamp", stamp), ("goal", goal)):
+        if one is not None and not callable(one):
+            raise InvalidInput(f"{name} is a {type(one).__name__}; give a function")
     trigger = None if stamp is None else Trigger(goal, stamp, "your trigger")
     about = {"valid": valid, "test": test, "trigger": trigger, "seed": seed, "flip": flip}
     with resolved(net, weights, clean, defenses=(defense,), **about) as ready:
@@ -135,6 +140,8 @@ def resolved(
     model = Spec("your network", "your network", {}, {}, 1)
     compiled.keep()
     images = _holdings(own, held, clean, valid, test)
+    if about.get("trigger"):
+        _check_trigger(about["trigger"], images)
     work = purifying.resolve(own, held, images, model=model, name="your images", seeds=(seed,), **about)
     with temporary() as folder:
         yield Ready(work, Store(folder), back)
@@ -188,6 +195,7 @@ def _as_net(net: Any, weights: PyTree) -> tuple[Net, Weights, Callable[[Weights]
     if isinstance(net, Net):
         if not isinstance(weights, Weights):
             raise InvalidInput(f"weights are a {type(weights).__name__}; give the bdjax.types.Weights of the net")
+        weights = jax.tree.map(_widened, weights)
         return net._replace(init=net.init or (lambda _key: weights)), weights, lambda held: held
     if not callable(net):
         raise InvalidInput(f"net is a {type(net).__name__}; give a Net or a function (weights, image) -> logits")
@@ -204,9 +212,16 @@ def _as_net(net: Any, weights: PyTree) -> tuple[Net, Weights, Callable[[Weights]
     return Net(lambda _key: held, apply, ()), held, back
 
 
+def _widened(leaf: Any) -> Array:
+    """Floats in the library's own type; a model may be kept in fewer bits."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(real()) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
 def _holdings(net: Net, weights: Weights, clean: Data, valid: Data | None, test: Data | None) -> Holdings:
-    given = {"clean": clean, "valid": valid, "test": test}
-    arrays = {name: _checked(name, data) for name, data in given.items() if data is not None}
+    given = {"valid": valid, "test": test}
+    arrays = {"clean": _checked("clean", clean)}
+    arrays |= {name: _checked(name, data) for name, data in given.items() if data is not None}
     shape = arrays["clean"].image.shape[1:]
     for name, data in arrays.items():
         if data.image.shape[1:] != shape:
@@ -228,7 +243,33 @@ def _holdings(net: Net, weights: Weights, clean: Data, valid: Data | None, test:
     return Holdings(classes, **arrays)
 
 
+def _check_trigger(trigger: Trigger, held: Holdings) -> None:
+    """Refuse a goal that is no class, and a stamp that leaves no image.
+
+    Raises:
+        InvalidInput: says which, and what it gave.
+    """
+    classes = np.arange(len(held.classes), dtype=np.int32)
+    some = jnp.asarray(held.clean.image[:8], jnp.float32) / 255
+    try:
+        wanted = np.asarray(trigger.goal(jnp.asarray(classes)))
+    except Exception as error:
+        raise InvalidInput(f"goal: {type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+    if wanted.shape != classes.shape or not np.isin(wanted, classes).all():
+        raise InvalidInput(f"goal gives {str(wanted.tolist())[:80]} of all labels; give labels from 0 to {classes[-1]}")
+    try:
+        stamped = np.asarray(jax.vmap(trigger.stamp)(some))
+    except Exception as error:
+        raise InvalidInput(f"stamp: {type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+    if stamped.shape != some.shape:
+        raise InvalidInput(f"stamp leaves images of shape {stamped.shape[1:]} of {some.shape[1:]}; keep the shape")
+    if not (np.isfinite(stamped).all() and stamped.min() >= -1e-6 and stamped.max() <= 1 + 1e-6):
+        raise InvalidInput(f"stamp leaves pixels from {stamped.min():.3g} to {stamped.max():.3g}; keep them in [0, 1]")
+
+
 def _checked(name: str, data: Data) -> Data:
+    if not isinstance(data, Data):
+        raise InvalidInput(f"{name} is a {type(data).__name__}; give a bdjax.types.Data(image, label)")
     image, label = np.asarray(data.image), np.asarray(data.label)
     if image.dtype != np.uint8 or image.ndim != 4 or label.shape != image.shape[:1] or not label.size:
         given = f"images {image.dtype}{list(image.shape)}, labels {list(label.shape)}"

@@ -1,5 +1,7 @@
 """A suspicious model out of files, with what its owner holds, found to belong together before anything is trained."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +19,9 @@ from bdjax.io.datasets.normalization import Normalization
 from bdjax.io.files import read_regular
 from bdjax.io.foreign import model_folder, weights
 from bdjax.models import MODELS
+from bdjax.study import given
 from bdjax.study.building import lookup
 from bdjax.types import Array, Batch, Data, Net, PyTree, Weights
-
-MOST = 1000
-"""Clean images on which a model is tried."""
-
-BEYOND = 0.1
-"""A model that is not right on this share of images more than chance is not the one that belongs to them."""
 
 SHOWN = 3
 """Images of which the logits are shown."""
@@ -93,14 +90,15 @@ def open_suspect(
         more = {"covariance": np.eye(4 * shape[2])} if "covariance" in MODELS[spec.name].card.needs else {}
         return MODELS[spec.name].make(shape, count, *each, **more, **spec.static)
 
-    try:
+    with _named(f"{str(path)!r} as {spec.text}"):
         count = weights.count_classes(state, make)
-        held = holdings.read(clean, valid, test, triggered, count=count, classes=own or _lines(names))
-        shape = held.clean.image.shape[1:]
+    held = holdings.read(clean, valid, test, triggered, count=count, classes=own or _lines(names))
+    if held.clean.image.shape[3] == 1 and not _fits(state, make(count, held.clean.image.shape[1:])):
+        held = held.colored()  # gray images for a network of colored ones
+    shape = held.clean.image.shape[1:]
+    with _named(f"{str(path)!r} as {spec.text}"):
         loaded = weights.as_weights(state, make(count, shape))
-    except InvalidInput as error:
-        told = str(error).startswith(("'", '"'))
-        raise error if told else InvalidInput(f"{str(path)!r} as {spec.text}: {error}") from error
+    given.victim(loaded, repr(str(path)))  # which refuses what is not finite
     tried = Data(*(jnp.asarray(leaf) for leaf in _some(held)))
     bare = make(count, shape)
 
@@ -118,9 +116,25 @@ def open_suspect(
         raise InvalidInput(f"{str(path)!r}: which normalization was it trained with? {_rates(accuracy, shape[2])}")
     by = normalization.parse(normal, shape[2])
     net, right = make(count, shape, by), accuracy(by)
-    if right < 1 / count + BEYOND:
+    if right < 1 / count + given.BEYOND:
         raise InvalidInput(_misfit(str(path), net, loaded, tried, count, right, accuracy))
     return Suspect(spec, net, loaded, state, by, held, right)
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error}") from error
+
+
+def _fits(state: dict[str, PyTree], net: Net) -> bool:
+    try:
+        weights.as_weights(state, net)
+    except InvalidInput:
+        return False
+    return True
 
 
 def logits(suspect: Suspect) -> list[str]:
@@ -148,7 +162,7 @@ def _lines(path: Path | None) -> tuple[str, ...]:
 
 def _some(held: Holdings) -> tuple[np.ndarray, np.ndarray]:
     size = len(held.clean.label)
-    rows = np.unique(np.linspace(0, size - 1, min(size, MOST)).astype(int))
+    rows = np.unique(np.linspace(0, size - 1, min(size, given.MOST)).astype(int))
     return held.clean.image[rows], held.clean.label[rows]
 
 
@@ -168,9 +182,9 @@ def _misfit(path: str, net: Net, held: Weights, data: Data, count: int, right: f
     size = int(data.label.size)
     text = f"{path!r}: right on {right:.1%} of {size} clean images, which is chance"
     said = jax.jit(lambda data: sources.each(sources.split(data), lambda rows: net.apply(held, rows.image)[0]))(data)
-    given = np.argmax(said, axis=1)
+    answer = np.argmax(said, axis=1)
     met = np.zeros((count, count), int)
-    np.add.at(met, (np.asarray(data.label), given), 1)
+    np.add.at(met, (np.asarray(data.label), answer), 1)
     permuted = met[linear_sum_assignment(-met)].sum() / size
     if permuted > max(0.5, 1.5 * right):
         return f"{text}, and on {permuted:.1%} with its classes in another order; give --classes, names in its order"

@@ -12,22 +12,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from bdjax import metrics
 from bdjax.attacks.poisoned_set import CARD as SET
 from bdjax.cards import Spec
+from bdjax.data import sources
 from bdjax.data.poison import NO_ATTACK
 from bdjax.errors import InvalidInput
 from bdjax.io.foreign.weights import load_weights
 from bdjax.paths import local, portable
 from bdjax.study.study import Study
-from bdjax.types import Attack, Net, Weights
+from bdjax.types import Attack, Data, Net, Weights
 
 UNKNOWN = math.inf
 """The ratio of victims that nobody knows the ratio of: equal to itself and above 0, which NaN is not."""
 
 NOTHING = Spec("", "none", {}, {}, 1)
 """What a victim is tested under where no attack is given."""
+
+MOST, BEYOND = 1000, 0.1
+"""Clean images on which a victim is tried; and the share of them on which it must be right beyond chance."""
 
 _NAME = re.compile(r"[\w.-]+")
 
@@ -64,12 +70,34 @@ def load(study: Study, net: Net) -> dict[str, Victim]:
     found: dict[str, Victim] = {}
     for text in study.victims:
         name, path = split(text)
+        if not path:
+            raise InvalidInput(f"victim {name!r}: no path; give that of a file with weights")
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"victim {text!r}: {name!r} is no name; write NAME=PATH, NAME of letters, digits, . _ -")
         if name in found:
             raise InvalidInput(f"victims: two are called {name!r}; write NAME=PATH with another name for one of them")
         found[name] = victim(load_weights(Path(path), net), repr(path))
     return found
+
+
+def check_fit(victims: Mapping[str, Victim], net: Net, data: Data, count: int) -> None:
+    """Refuse victims that are hardly ever right on images: then the normalization or the order of classes is another.
+
+    data: of the study; count: its classes.
+
+    Raises:
+        InvalidInput: says which victim, and how often it is right.
+    """
+    rows = np.unique(np.linspace(0, len(data.label) - 1, min(len(data.label), MOST)).astype(int))
+    some = Data(*(jnp.asarray(np.asarray(leaf)[rows]) for leaf in (data.image, data.label)))
+    rate = jax.jit(lambda weights, data: metrics.accuracy(net, weights, sources.split(data)))
+    for name, one in victims.items():
+        right = float(rate(one.weights, some))
+        if right < 1 / count + BEYOND:
+            raise InvalidInput(
+                f"victim {name}: right on {right:.1%} of {rows.size} clean test images, which is chance; give the "
+                "normalization that it was trained with, or classes in its order"
+            )
 
 
 def split(text: str) -> tuple[str, str]:

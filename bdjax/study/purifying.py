@@ -16,7 +16,7 @@ from bdjax.io.datasets import Dataset
 from bdjax.io.datasets.holdings import Holdings
 from bdjax.io.datasets.normalization import Normalization
 from bdjax.selections import SELECTIONS
-from bdjax.study import Study, given, plugins
+from bdjax.study import Study, given, plugins, study
 from bdjax.study.building import build_audit, build_defense, lookup
 from bdjax.study.rehearsal import rehearse
 from bdjax.study.work import ENGINE, Work, check_needs
@@ -70,7 +70,7 @@ def resolve(
     Raises:
         InvalidInput: a method cannot be used on the model, or with what its owner holds.
     """
-    data = _dataset(held, name, flip)
+    data, suspect = _dataset(held, name, flip), given.victim(weights, "the model")
     spec, attack = _under(trigger)
     asked = Study(
         dataset=name,
@@ -86,6 +86,7 @@ def resolve(
         memory=memory,
         plugins=tuple(modules),
     )
+    study.check(asked)
     plugins.load(asked.plugins)
     plugins.check()
     split = len(held.clean.label), len(data.train.label)
@@ -122,9 +123,10 @@ def resolve(
             "flip": flip,
             "model": model.identity(),
             "float": str(np.dtype(real())),
+            "victim": suspect.digest[:12],  # or another one's figures would stand beside
             "normalization": normalization and [list(part) for part in normalization],
         },
-        victims={VICTIM: given.victim(weights, "the model")},
+        victims={VICTIM: suspect},
         absent=_absent(held, trigger),
     )
     check_needs(work)

@@ -53,6 +53,7 @@ def resolve(asked: Study) -> Work:
     under, victims = {made[0].text: made for made in built.values()}, given.load(asked, net)
     seen = _shown(asked, dataset, built, victims)
     if victims:
+        given.check_fit(victims, net, dataset.test, classes)
         victims, under = given.tested(victims, under)
     work = Work(
         study=seen,

@@ -124,7 +124,11 @@ def load_model(
     Raises:
         InvalidInput: there is no such model, or several; it says what there is.
     """
+    if not (isinstance(folder, str | Path) and str(folder)):
+        raise InvalidInput(f"load_model: {folder!r:.80}; give the path of a study's folder or of a model folder")
     if os.path.isfile(Path(folder) / model_folder.CONFIG_FILE):
+        if (attack, ratio, seed, defense) != (None, None, None, "none"):
+            raise InvalidInput(f"{folder}: a model folder, of one model; give it alone")
         net, weights, _ = model_folder.read(Path(folder))
         return net, weights
     if not remote.of(folder) and not Path(folder).exists():

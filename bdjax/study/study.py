@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
+from pathlib import Path
 
 from bdjax.cells import memory
 from bdjax.cells.lift import DRIVERS
@@ -61,7 +62,9 @@ class Study:
     def __post_init__(self) -> None:
         refuse_lone(self.seeds)
         if isinstance(self.victims, Mapping):
-            object.__setattr__(self, "victims", tuple(f"{name}={path}" for name, path in self.victims.items()))
+            paths = (path if isinstance(path, str | Path) else "" for path in self.victims.values())
+            victims = zip(self.victims, paths, strict=True)
+            object.__setattr__(self, "victims", tuple(f"{name}={path}" for name, path in victims))
         for name, usual in (("attacks", ("badnets",)), ("ratios", RATIOS)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, () if self.victims else usual)

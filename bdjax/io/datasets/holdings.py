@@ -40,6 +40,10 @@ class Holdings(NamedTuple):
         often = np.bincount(self.clean.label, minlength=len(self.classes))
         return tuple(name for name, count in zip(self.classes, often, strict=True) if not count)
 
+    def colored(self) -> "Holdings":
+        """The same with three channels, alike where images are gray."""
+        return Holdings(self.classes, *(data and _colored(data) for data in self[1:]))
+
     def digest(self) -> str:
         """sha256 of class names, shapes, labels and pixels, split by split."""
         content = hashlib.sha256(repr(self.classes).encode())
@@ -73,7 +77,9 @@ def read(
     known = {split: [entry.name for entry in _folders(path)] for split, path in named.items() if path}
     if triggered and not _is_flat(triggered):
         known["triggered"] = [entry.name for entry in _folders(triggered)]
-    classes = class_order(sorted(set().union(*known.values())), count, classes, str(clean))
+    classes = class_order(
+        sorted(set().union(*known.values())), count, classes, _places(named | {"triggered": triggered})
+    )
     size = decode.image(first(clean)).shape[:2]
     found = {split: _labeled(named.get(split, triggered), known[split], classes, size) for split in known}
     if triggered and "triggered" not in found:
@@ -107,6 +113,11 @@ def class_order(names: list[str], count: int, classes: tuple[str, ...], where: s
     raise InvalidInput(
         f"{where}: {len(names)} class folders and a model of {count} classes; name all classes in the model's order"
     )
+
+
+def _places(folders: dict[str, Path | None]) -> str:
+    """The folders that class names were read from, for errors."""
+    return ", ".join(dict.fromkeys(str(path) for path in folders.values() if path))
 
 
 def parted(data: Data) -> tuple[Data, Data]:
@@ -176,7 +187,8 @@ def _alike(found: dict[str, Data]) -> dict[str, Data]:
     """All splits with three channels where one has colors."""
     if len({data.image.shape[-1] for data in found.values()}) == 1:
         return found
-    return {
-        split: Data(np.ascontiguousarray(np.broadcast_to(data.image, (*data.image.shape[:3], 3))), data.label)
-        for split, data in found.items()
-    }
+    return {split: _colored(data) for split, data in found.items()}
+
+
+def _colored(data: Data) -> Data:
+    return Data(np.ascontiguousarray(np.broadcast_to(data.image, (*data.image.shape[:3], 3))), data.label)

@@ -42,11 +42,11 @@ def parse(text: str, channels: int) -> Normalization:
             near = choice(text, KNOWN)
             raise InvalidInput(f"normalization {text!r}{near}, or write MEAN/STD such as 0.49,0.48,0.45/0.2") from None
     found = spread(found, channels)
-    if {len(found.mean), len(found.std)} != {channels} or not all(0 < one < float("inf") for one in found.std):
+    if {len(found.mean), len(found.std)} != {channels}:
         given = f"normalization {text!r} has {len(found.mean)} means and {len(found.std)} deviations"
-        raise InvalidInput(f"{given}; give {channels} of each, or one for all channels, and deviations above 0")
-    if not all(abs(one) < float("inf") for one in found.mean):
-        raise InvalidInput(f"normalization {text!r}: a mean is not finite")
+        raise InvalidInput(f"{given}; give {channels} of each, or one for all channels")
+    if not all(abs(one) < float("inf") for one in found.mean) or not all(0 < one < float("inf") for one in found.std):
+        raise InvalidInput(f"normalization {text!r}: give finite means, and deviations above 0")
     return found
 
 

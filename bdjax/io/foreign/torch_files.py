@@ -13,7 +13,7 @@ from bdjax.errors import InvalidInput
 from bdjax.io.files import check_memory, write_atomically
 from bdjax.types import PyTree
 
-WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
+WRAPPERS = ("model", "state_dict", "net", "model_state_dict", "weights", "model_ema", "ema")
 """Names under which training scripts keep the state dict in a larger one, in the order in which they are tried."""
 
 
@@ -37,7 +37,8 @@ def state_dict(found: Any, where: str) -> dict[str, np.ndarray]:
             found = found[name]
             break
     if not isinstance(found, Mapping) or not found or not all(map(is_tensor, found.values())):
-        raise InvalidInput(f"{where}: holds no state dict; save one with torch.save(model.state_dict(), PATH)")
+        held = f"; it has {', '.join(map(str, found))[:80]}" if isinstance(found, Mapping) and found else ""
+        raise InvalidInput(f"{where}: holds no state dict{held}; save one with torch.save(model.state_dict(), PATH)")
     arrays = {str(name).removeprefix("module."): array(value, where) for name, value in found.items()}
     if len(arrays) < len(found):
         raise InvalidInput(f"{where}: has names with and without module. before them; save the state_dict() of one")

@@ -13,6 +13,9 @@ from bdjax.io.foreign.torch_files import load_state_dict
 from bdjax.io.store.trees import load_tree
 from bdjax.types import Net, PyTree, Weights, real
 
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and training frameworks put before every name of a state_dict."""
+
 
 def count_classes(found: Mapping[str, PyTree], make: Callable[[int], Net]) -> int:
     """How many classes the model in a file has; found: of `read_weights`; make: the network for a number of classes.
@@ -63,8 +66,10 @@ def read_weights(path: Path) -> dict[str, PyTree]:
     Raises:
         InvalidInput: no such file, or it is damaged.
     """
+    if Path(path).is_dir():
+        raise InvalidInput(f"{str(path)!r}: a folder; give the file with the weights in it")
     if Path(path).suffix != ".safetensors":
-        return load_state_dict(Path(path))
+        return without_prefix(load_state_dict(Path(path)))
     tree, _ = load_tree(Path(path))
     found = tree.get("weights", tree)
     if not isinstance(found, dict) or not found:
@@ -72,7 +77,15 @@ def read_weights(path: Path) -> dict[str, PyTree]:
     own = isinstance(found.get("params"), dict)
     if own:
         return {"params": found["params"], "batch_stats": found.get("batch_stats", {})}
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return without_prefix(found)
+
+
+def without_prefix(found: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """A state_dict without what training tools put before all of its names."""
+    names = list(found)
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), ""):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, found.values(), strict=True))
 
 
 def _own(found: Mapping[str, PyTree], net: Net) -> Weights:
