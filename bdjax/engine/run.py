@@ -213,7 +213,7 @@ class _Runner:
 
     def _weigh(self, beside: int) -> None:
         """Note how much memory was planned and how much was held, of the writer that held the most."""
-        used = [group.key for group in self.groups if group.programs or group.key in self.context.plan["groups"]]
+        used = [group.key for group in self.groups if group.capacity and group.kind != "given"]  # which plans nothing
         if not used:
             return
         planned = beside + max(self.context.plan["groups"][key]["bytes"] for key in used)
