@@ -230,7 +230,7 @@ def test_nothing_asked_for_is_answered_with_an_example(refused):
 
 NEAR = {
     "rn": "no command 'rn'; did you mean run?",
-    "nonsense --out x": "no command 'nonsense'; choose from quickstart, run, report, purify, import, export, list, doctor, bench",
+    "nonsense --out x": "no command 'nonsense'; choose from quickstart, run, report, purify, import, export, list, ",
     "list defense": "no kind 'defense'; did you mean defenses?",
     "list nonsense": "no kind 'nonsense'; choose from attacks, selections, defenses",
     "run --dataset digts": "no dataset 'digts'; did you mean digits?",
