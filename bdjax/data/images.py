@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bdjax.errors import InvalidInput
 from bdjax.types import Array, Key
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
@@ -53,3 +55,14 @@ def augmentation(padding: int, mirrored: bool):
 def to_uint8(image: Array) -> Array:
     """Float images in [0, 1] as uint8, rounded to the nearest level."""
     return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
+
+
+def check_labeled(where: str, image: Array | np.ndarray, label: Array | np.ndarray) -> None:
+    """Refuse what is not uint8 images (n, height, width, channels) with a label each, n above 0.
+
+    Raises:
+        InvalidInput: says of `where` what was given.
+    """
+    if image.dtype != np.uint8 or image.ndim != 4 or label.shape != image.shape[:1] or not label.size:
+        given = f"images {image.dtype}{list(image.shape)}, labels {list(label.shape)}"
+        raise InvalidInput(f"{where}: {given}; give uint8 images [n, height, width, channels] and n labels")

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import xarray as xr
 from bdjax import metrics
 from bdjax.cards import Spec
 from bdjax.data import sources
+from bdjax.data.images import check_labeled
 from bdjax.engine import compiled
 from bdjax.engine import progress as progresses
 from bdjax.engine.progress import Progress
@@ -150,7 +152,9 @@ def resolved(
 def outcomes(work: Work, store: Store) -> Iterator[Outcome]:
     """What a finished study of a given victim left: the victim, then every defense, seed by seed."""
     found, victim = results.load(store.folder).isel(attack=0, ratio=0), work.victims[purifying.VICTIM].weights
-    valid = Data(*(jnp.asarray(leaf[work.scene.rows[1]]) for leaf in _leaves(work.dataset.train)))
+    held, rows = work.dataset.train, work.scene.rows[1]
+    valid = Data(jnp.asarray(held.image[rows]), jnp.asarray(held.label[rows]))
+    rate = cache(_rate)  # models of one network share a program
     for cell in plan(work).cells:
         name, seed = cell["defense"], cell["seed"]
         if name == "none" and seed != work.study.seeds[0]:  # the victim is the same for all seeds
@@ -162,7 +166,7 @@ def outcomes(work: Work, store: Store) -> Iterator[Outcome]:
         diverged = int(row["status"]) != results.OK
         weights = store.load_model(cell["model"]).weights
         figures = {figure: float(row[figure]) for figure in (*FIGURES, "seconds")}
-        figures["valid_acc"] = math.nan if diverged else _accuracy(net, weights, valid)
+        figures["valid_acc"] = math.nan if diverged else float(rate(net)(weights, valid))
         figures["moved"] = moved(victim, weights)
         yield Outcome(name, seed, net, weights, diverged, figures)
 
@@ -178,13 +182,9 @@ def moved(before: Weights, after: Weights) -> float:
     return float(geometry.norm(apart) / geometry.norm(jax.tree.map(jnp.asarray, before.params)))
 
 
-def _accuracy(net: Net, weights: Weights, data: Data) -> float:
-    score = jax.jit(lambda weights, data: metrics.accuracy(net, weights, sources.split(data)))
-    return float(score(weights, data))
-
-
-def _leaves(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(data.image), np.asarray(data.label)
+def _rate(net: Net) -> Callable[[Weights, Data], Array]:
+    """The accuracy of weights of a network on images, compiled."""
+    return jax.jit(lambda weights, data: metrics.accuracy(net, weights, sources.split(data)))
 
 
 def _as_net(net: Any, weights: PyTree) -> tuple[Net, Weights, Callable[[Weights], PyTree]]:
@@ -271,9 +271,7 @@ def _checked(name: str, data: Data) -> Data:
     if not isinstance(data, Data):
         raise InvalidInput(f"{name} is a {type(data).__name__}; give a bdjax.types.Data(image, label)")
     image, label = np.asarray(data.image), np.asarray(data.label)
-    if image.dtype != np.uint8 or image.ndim != 4 or label.shape != image.shape[:1] or not label.size:
-        given = f"images {image.dtype}{list(image.shape)}, labels {list(label.shape)}"
-        raise InvalidInput(f"{name}: {given}; give uint8 images [n, height, width, channels] and n labels")
+    check_labeled(name, image, label)
     if label.dtype.kind not in "iu":
         raise InvalidInput(f"{name}: labels are {label.dtype}; give whole numbers")
     return Data(image, label.astype(np.int32))

@@ -18,7 +18,6 @@ from bdjax.io.datasets.holdings import Holdings
 from bdjax.io.datasets.normalization import Normalization
 from bdjax.io.files import read_regular
 from bdjax.io.foreign import model_folder, weights
-from bdjax.models import MODELS
 from bdjax.study import given
 from bdjax.study.building import lookup
 from bdjax.types import Array, Batch, Data, Net, PyTree, Weights
@@ -86,9 +85,7 @@ def open_suspect(
     shape = decode.image(holdings.first(clean)).shape
 
     def make(count: int, shape: tuple[int, int, int] = shape, by: Normalization = normalization.KNOWN["none"]) -> Net:
-        each = normalization.spread(by, shape[2])
-        more = {"covariance": np.eye(4 * shape[2])} if "covariance" in MODELS[spec.name].card.needs else {}
-        return MODELS[spec.name].make(shape, count, *each, **more, **spec.static)
+        return model_folder.make(spec, shape, count, *normalization.spread(by, shape[2]))
 
     with _named(f"{str(path)!r} as {spec.text}"):
         count = weights.count_classes(state, make)
@@ -99,7 +96,7 @@ def open_suspect(
     with _named(f"{str(path)!r} as {spec.text}"):
         loaded = weights.as_weights(state, make(count, shape))
     given.victim(loaded, repr(str(path)))  # which refuses what is not finite
-    tried = Data(*(jnp.asarray(leaf) for leaf in _some(held)))
+    tried = given.sample(held.clean)
     bare = make(count, shape)
 
     @jax.jit
@@ -116,7 +113,7 @@ def open_suspect(
         raise InvalidInput(f"{str(path)!r}: which normalization was it trained with? {_rates(accuracy, shape[2])}")
     by = normalization.parse(normal, shape[2])
     net, right = make(count, shape, by), accuracy(by)
-    if right < 1 / count + given.BEYOND:
+    if given.is_chance(right, count):
         raise InvalidInput(_misfit(str(path), net, loaded, tried, count, right, accuracy))
     return Suspect(spec, net, loaded, state, by, held, right)
 
@@ -158,12 +155,6 @@ def _lines(path: Path | None) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise InvalidInput(f"{str(path)!r}: no text; give a file with a class name a line") from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _some(held: Holdings) -> tuple[np.ndarray, np.ndarray]:
-    size = len(held.clean.label)
-    rows = np.unique(np.linspace(0, size - 1, min(size, given.MOST)).astype(int))
-    return held.clean.image[rows], held.clean.label[rows]
 
 
 def _rates(accuracy, channels: int) -> str:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdjax.data import sources
+from bdjax.data.images import check_labeled
 from bdjax.data.poison import counted
-from bdjax.errors import InvalidInput
 from bdjax.types import Array, Batch, Data, Net, Source, Weights
 
 BATCH = 256
@@ -108,9 +108,7 @@ def evaluate(
         InvalidInput: the images are not uint8 of four dimensions or their number is not that of the labels.
     """
     image, label = jnp.asarray(data.image), jnp.asarray(data.label, jnp.int32)
-    if image.dtype != jnp.uint8 or image.ndim != 4 or label.shape != image.shape[:1] or not label.size:
-        given = f"images {image.dtype}{list(image.shape)}, labels {list(label.shape)}"
-        raise InvalidInput(f"evaluate: {given}; give uint8 images [n, height, width, channels] and n labels")
+    check_labeled("evaluate", image, label)
     if not isinstance(net, Net):
         logits = net
         net = Net(None, lambda weights, image: (logits(weights, image), {}, {}), ())

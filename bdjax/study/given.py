@@ -80,6 +80,17 @@ def load(study: Study, net: Net) -> dict[str, Victim]:
     return found
 
 
+def sample(data: Data) -> Data:
+    """At most MOST rows of a split, evenly apart, on the device."""
+    rows = np.unique(np.linspace(0, len(data.label) - 1, min(len(data.label), MOST)).astype(int))
+    return Data(*(jnp.asarray(np.asarray(leaf)[rows]) for leaf in (data.image, data.label)))
+
+
+def is_chance(right: float, count: int) -> bool:
+    """Whether a model of so many classes that is right on this share of images is hardly better than chance."""
+    return right < 1 / count + BEYOND
+
+
 def check_fit(victims: Mapping[str, Victim], net: Net, data: Data, count: int) -> None:
     """Refuse victims that are hardly ever right on images: then the normalization or the order of classes is another.
 
@@ -88,15 +99,14 @@ def check_fit(victims: Mapping[str, Victim], net: Net, data: Data, count: int) -
     Raises:
         InvalidInput: says which victim, and how often it is right.
     """
-    rows = np.unique(np.linspace(0, len(data.label) - 1, min(len(data.label), MOST)).astype(int))
-    some = Data(*(jnp.asarray(np.asarray(leaf)[rows]) for leaf in (data.image, data.label)))
+    some = sample(data)
     rate = jax.jit(lambda weights, data: metrics.accuracy(net, weights, sources.split(data)))
     for name, one in victims.items():
         right = float(rate(one.weights, some))
-        if right < 1 / count + BEYOND:
+        if is_chance(right, count):
             raise InvalidInput(
-                f"victim {name}: right on {right:.1%} of {rows.size} clean test images, which is chance; give the "
-                "normalization that it was trained with, or classes in its order"
+                f"victim {name}: right on {right:.1%} of {some.label.size} clean test images, which is chance; give "
+                "the normalization that it was trained with, or classes in its order"
             )
 
 

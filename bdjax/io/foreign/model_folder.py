@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdjax.cards import lookup
+from bdjax.cards import Spec, lookup
 from bdjax.cells.functions import wrapped
 from bdjax.defenses import DEFENSES
 from bdjax.errors import InvalidInput
@@ -155,14 +155,19 @@ def network(config: Mapping[str, Any]) -> Net:
     image = config["image"]
     shape, count = (image["height"], image["width"], image["channels"]), len(config["classes"])
     spec = lookup(config["architecture"], MODELS, "model")
-    method = MODELS[spec.name]
-    # Only where training starts depends on the covariance.
-    more = {"covariance": np.eye(4 * shape[2])} if "covariance" in method.card.needs else {}
-    net = method.make(shape, count, tuple(config["mean"]), tuple(config["std"]), **more, **spec.static)
+    net = make(spec, shape, count, tuple(config["mean"]), tuple(config["std"]))
     if "defense" not in config:
         return net
     defense = lookup(config["defense"], DEFENSES, "defense")
     return wrapped(net, DEFENSES[defense.name].make(net, shape, count, **defense.static))
+
+
+def make(spec: Spec, shape: tuple[int, int, int], count: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Net:
+    """A network for weights that are there, without the data that it was trained on."""
+    method = MODELS[spec.name]
+    # Only where training starts depends on the covariance.
+    more = {"covariance": np.eye(4 * shape[2])} if "covariance" in method.card.needs else {}
+    return method.make(shape, count, mean, std, **more, **spec.static)
 
 
 def _own(tree: Mapping[str, Any], net: Net, config: Mapping[str, Any]) -> Weights:
